@@ -1,0 +1,84 @@
+# make book    install, execute every chapter, render the site
+# make test    install, run every check
+# make help    all the rest
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8000
+PRESET ?= ci
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+export OMP_NUM_THREADS := 1
+export POSTTRAIN_OFFLINE := 1
+# Notebooks run in other folders, so a relative path would lead nowhere.
+ifdef POSTTRAIN_DATA
+export POSTTRAIN_DATA := $(abspath $(POSTTRAIN_DATA))
+endif
+
+.PHONY: help install book site test serve grade measure artifacts format graders \
+	lock repository clean
+
+help:
+	@echo 'make book       install, execute every ready notebook, render the site'
+	@echo 'make test       install, run every check'
+	@echo 'make serve      the rendered site on http://127.0.0.1:$(PORT)  [PORT=8000]'
+	@echo 'make grade      mark submitted/STUDENT/EXERCISE/EXERCISE.ipynb'
+	@echo 'make format     write notebooks, exercises and code as Git wants them'
+	@echo 'make graders    test the graders and keep their scores  [SLUG=attention]'
+	@echo 'make measure    measure experiments over 3 seeds  [SLUG=attention PRESET=cpu]'
+	@echo 'make artifacts  build what several chapters start from  [PRESET=ci]'
+	@echo 'make repository URL=https://github.com/OWNER/NAME   move to another address'
+	@echo 'make lock       freeze the versions of this environment into constraints.txt'
+	@echo 'make clean      remove build/ (not the environment)'
+	@echo 'Data: POSTTRAIN_DATA=FOLDER uses the corpora in that folder.'
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo '$(PYTHON) is older than Python 3.11. Use: make PYTHON=python3.12 ...'; \
+	  exit 1; }
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo 'Installing requirements.txt (some minutes the first time) ...'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+book: install
+	$(RUN) -m ci.book
+
+test: install
+	$(RUN) -m ci.verify
+
+serve: install
+	$(RUN) -m ci.serve --port $(PORT)
+
+grade: install
+	$(RUN) -m grading
+
+format: install
+	$(RUN) -m ruff check --quiet --fix .
+	$(RUN) -m ruff format --quiet .
+	$(RUN) -m ci.format
+	$(RUN) -m ci.exercises
+
+graders: install
+	$(RUN) -m ci.graders $(SLUG) --write
+	$(RUN) -m ci.format
+
+measure: export POSTTRAIN_OFFLINE := 0
+measure: install
+	$(RUN) -m ci.measure $(SLUG) $(if $(SLUG),$(if $(filter command line,$(origin PRESET)),$(PRESET)))
+
+artifacts: install
+	$(RUN) -m ci.artifacts --preset $(PRESET)
+
+lock: install
+	$(RUN) -m ci.lock
+
+repository: install
+	$(RUN) -m ci.repository $(URL)
+
+clean:
+	rm -rf build
