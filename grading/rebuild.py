@@ -1,0 +1,112 @@
+"""A gradable notebook from the released one and the text of a submission.
+
+The released notebook is the skeleton. Only the text of answer cells, and code cells
+that the learner added, are taken from the submission; its metadata is dropped. So a
+deleted, duplicated or edited test cell changes nothing, and a missing answer cell
+costs its own task only.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell
+
+
+class BadSubmission(ValueError):
+    """A submission that cannot be graded; the text says why, for the learner."""
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The notebook to grade, and the grade ids of answer cells it did not find."""
+
+    notebook: nbformat.NotebookNode
+    missing: list[str]
+
+
+def read(path: Path) -> dict:
+    """A submitted notebook. Raises BadSubmission with the reason."""
+    try:
+        nb = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadSubmission(f"{path.name} was not handed in") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BadSubmission(
+            f"{path.name} is not JSON ({error}); download the notebook again as "
+            ".ipynb and hand that in"
+        ) from None
+    if not isinstance(nb, dict) or not isinstance(nb.get("cells"), list):
+        raise BadSubmission(
+            f"{path.name} holds no list of cells; hand in a notebook (nbformat 4)"
+        )
+    return nb
+
+
+def rebuild(release: nbformat.NotebookNode, submission: dict) -> Rebuilt:
+    """`release` with the answers and the extra code cells of `submission`."""
+    result = copy.deepcopy(release)
+    answers = {_grade_id(cell): cell for cell in result.cells if _is_answer(cell)}
+    missing = dict.fromkeys(answers)
+    extras: dict[str | None, list[str]] = {}
+    last = None
+    for cell in filter(lambda cell: isinstance(cell, dict), submission["cells"]):
+        source, own = _text(cell), _counterpart(cell, result.cells)
+        if own is not None:
+            last = own.id
+        if source is None:
+            continue
+        if own is None and cell.get("cell_type") == "code":
+            extras.setdefault(last, []).append(source)
+        elif own is not None and _is_answer(own):
+            own.source = source
+            missing.pop(_grade_id(own), None)
+    result.cells = _with_extras(result.cells, extras)
+    return Rebuilt(result, list(missing))
+
+
+def _counterpart(cell: dict, released: list) -> dict | None:
+    """The released cell that a submitted one is: by grade id, by id, by its text.
+
+    Colab drops the ids of cells, so the text is the last way to know one.
+    """
+    name, text = _grade_id(cell), _text(cell)
+    for own in released:
+        if name is not None and name == _grade_id(own):
+            return own
+    for own in released:
+        known = cell.get("id") == own.id or text == own.source
+        if known and not _is_answer(own):
+            return own
+    return None
+
+
+def _is_answer(cell: dict) -> bool:
+    return bool(cell.metadata.get("nbgrader", {}).get("solution"))
+
+
+def _text(cell: dict) -> str | None:
+    """The source of a submitted cell, None where it has none that is text."""
+    source = cell.get("source")
+    if isinstance(source, list) and all(isinstance(line, str) for line in source):
+        source = "".join(source)
+    return source if isinstance(source, str) else None
+
+
+def _grade_id(cell: dict) -> str | None:
+    metadata = cell.get("metadata")
+    marks = metadata.get("nbgrader") if isinstance(metadata, dict) else None
+    name = marks.get("grade_id") if isinstance(marks, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _with_extras(cells: list, extras: dict) -> list:
+    added = [new_code_cell(source) for source in extras.get(None, [])]
+    for cell in cells:
+        added.append(cell)
+        added += [new_code_cell(source) for source in extras.get(cell.id, [])]
+    return added

@@ -1,0 +1,174 @@
+"""Runs an answer on the cases of its task, compares, and says what is wrong.
+
+The two halves can be far apart: `attempt` runs beside the answer, `verdict` only
+reads what came back. In a notebook both run in the learner's kernel.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import secrets
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from posttrain.checks import compare, forbid, plain
+from posttrain.checks.task import Task
+
+SEED_VARIABLE = "POSTTRAIN_GRADING_SEED"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one case gave: a value (plain data), or the error that was raised."""
+
+    value: Any = None
+    error: str = ""  # name of the exception's class, "" when none was raised
+    message: str = ""
+
+
+def attempt(drive: Callable, answer: Any, case: tuple) -> Outcome:
+    """Drive `answer` on a private copy of `case`. Never raises an `Exception`."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Outcome(plain.copy(drive(answer, *plain.copy(case))))
+    except Exception as error:
+        return Outcome(None, type(error).__name__, _where(error))
+
+
+def verdict(
+    name: str, task: Task, cases: Sequence[tuple], outcomes: Sequence[Outcome]
+) -> str | None:
+    """None when every outcome is as due, else the message that teaches."""
+    due = _due(task, cases)
+    failing = [i for i in range(len(cases)) if not _same(task, outcomes[i], due[i])]
+    if not failing:
+        return None
+    smallest = min(failing, key=lambda i: compare.size(cases[i]))
+    lines = [f"{name} is not right yet: {len(failing)} of {len(cases)} cases fail."]
+    hint = _hint(task, cases, outcomes)
+    if hint:
+        lines.append(f"Hint: {hint}")
+    lines += _describe(task, cases[smallest], outcomes[smallest], due[smallest])
+    return "\n".join(lines)
+
+
+def all_right(task: Task, cases: Sequence[tuple], outcomes: Sequence[Outcome]) -> bool:
+    """Whether every outcome is as due: `verdict` without the words."""
+    pairs = zip(outcomes, _due(task, cases), strict=True)
+    return all(_same(task, came, due) for came, due in pairs)
+
+
+def make_cases(slug: str, name: str, task: Task, seed: int, hidden: bool) -> list:
+    """The cases of a task for a seed: the same seed gives the same cases anywhere."""
+    label = f"{slug}/{name}/{hidden}/{seed}".encode()
+    rng = torch.Generator().manual_seed(int.from_bytes(label, "big") % (2**63 - 1))
+    return list(task.cases(rng, hidden))
+
+
+def grader(slug: str) -> Callable[..., None]:
+    """The `check(name, answer, hidden=False)` of the exercise `slug`.
+
+    `check` returns None and prints one line when the answer is right; else it raises
+    AssertionError with a message that teaches. Visible cases are the same each time;
+    hidden ones follow $POSTTRAIN_GRADING_SEED, or are fresh where that is not set.
+    """
+    tasks = load_tasks(slug)
+
+    def check(name: str, answer: Any, hidden: bool = False) -> None:
+        if name not in tasks:
+            known = ", ".join(tasks)
+            raise ValueError(f"{slug!r} has no task {name!r}; its tasks are: {known}")
+        task = tasks[name]
+        refused = forbid.used(answer, task.forbid)
+        if refused:
+            names = " and ".join(refused)
+            raise AssertionError(f"{name}: write it yourself, without {names}.")
+        cases = make_cases(slug, name, task, _seed(hidden), hidden)
+        outcomes = [attempt(task.drive, answer, case) for case in cases]
+        message = verdict(name, task, cases, outcomes)
+        if message:
+            raise AssertionError(message)
+        print(f"{name}: right on all {len(cases)} {'hidden ' * hidden}cases")
+
+    return check
+
+
+def load_tasks(slug: str) -> dict[str, Task]:
+    """The tasks of an exercise in their order. Raises ValueError if unknown."""
+    known = exercises()
+    if slug not in known:
+        raise ValueError(f"no exercise {slug!r}; there are: {', '.join(known)}")
+    return importlib.import_module(f"posttrain.checks.{slug}").TASKS
+
+
+def exercises() -> list[str]:
+    """The slugs that have a module of checks."""
+    import posttrain.checks as package
+
+    shared = {"compare", "forbid", "judge", "mistakes", "plain", "task"}
+    found = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    return sorted(found - shared)
+
+
+def _seed(hidden: bool) -> int:
+    if not hidden:
+        return 0
+    text = os.environ.get(SEED_VARIABLE)
+    if text is None:
+        return secrets.randbits(31)
+    if not text.isdecimal():
+        raise ValueError(f"${SEED_VARIABLE} is {text!r}; set it to a whole number >= 0")
+    return int(text)
+
+
+def _due(task: Task, cases: Sequence[tuple]) -> list[Outcome]:
+    return [Outcome(plain.copy(task.reference(*plain.copy(case)))) for case in cases]
+
+
+def _same(task: Task, came: Outcome, due: Outcome) -> bool:
+    if came.error or due.error:
+        return came.error == due.error
+    return compare.difference(came.value, due.value, task.tolerance) is None
+
+
+def _hint(task: Task, cases: Sequence[tuple], outcomes: Sequence[Outcome]) -> str:
+    """The hint of the known mistake that the answer equals on every case, or ""."""
+    for mistake in task.mistakes:
+        theirs = (attempt(task.drive, mistake.answer, case) for case in cases)
+        if all(_same(task, o, t) for o, t in zip(outcomes, theirs, strict=True)):
+            return mistake.hint
+    return ""
+
+
+def _describe(task: Task, case: tuple, came: Outcome, due: Outcome) -> list[str]:
+    names = list(inspect.signature(task.reference).parameters)
+    lines = ["The smallest failing case:"]
+    lines += [f"  {n} = {compare.brief(v)}" for n, v in zip(names, case, strict=True)]
+    if came.error == "NotImplementedError":
+        return [*lines, "It is not solved yet: replace `raise NotImplementedError()`."]
+    if came.error:
+        return [*lines, f"It raised {came.error}: {came.message}"]
+    found = compare.difference(came.value, due.value, task.tolerance)
+    lines.append(f"What differs: {found}")
+    if compare.size(due.value) <= 24:
+        lines += [f"  came {compare.brief(came.value)}"]
+        lines += [f"  due  {compare.brief(due.value)}"]
+    return lines
+
+
+def _where(error: Exception) -> str:
+    """The error's text and the last line of the answer that it passed through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "ipykernel" in f.filename or f.filename == "<string>"]
+    text = str(error).strip() or "(no message)"
+    if not own or not own[-1].line:
+        return text[:1000]
+    return f"{text[:1000]} (line {own[-1].lineno} of the answer: {own[-1].line})"

@@ -1,0 +1,1 @@
+"""Known wrong answers of each exercise, with the hint that each earns."""
