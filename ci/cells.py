@@ -10,12 +10,11 @@ from ci.syllabus import Syllabus, Topic
 
 SETUP = """\
 # On Colab this installs the book's library; anywhere else it does nothing.
-import importlib.util
 import os
 import subprocess
 import sys
 
-if "google" in sys.modules and importlib.util.find_spec("google.colab"):
+if "google.colab" in sys.modules:
     source = os.environ.get("POSTTRAIN_SOURCE", "{pip}")
     command = [sys.executable, "-m", "pip", "install", "--quiet", source]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -65,6 +65,7 @@ def read(path: Path) -> nbformat.NotebookNode:
     """The notebook at `path`, as nbformat 4.5. Raises BadNotebook."""
     try:
         nb = nbformat.from_dict(json.loads(path.read_text()))
+        _check_unique(nb)
         nbformat.validate(nb)
     except json.JSONDecodeError as error:
         raise BadNotebook(f"is not JSON: {error}") from None
@@ -85,8 +86,15 @@ def dumps(nb: nbformat.NotebookNode) -> str:
     return nbformat.writes(nb, version=nbformat.NO_CONVERT) + "\n"
 
 
+def _check_unique(nb: nbformat.NotebookNode) -> None:
+    """Two cells of one id; nbformat's validation would give one a new id instead."""
+    names = [cell.get("id") for cell in nb["cells"]]
+    for name in set(names):
+        if names.count(name) > 1:
+            raise BadNotebook(f"two cells have the id {name!r}; rename one")
+
+
 def _check_ids(nb: nbformat.NotebookNode) -> None:
-    seen = set()
     for number, cell in enumerate(nb.cells):
         name = cell.get("id", "")
         if not re.fullmatch(r"[a-z][a-z0-9-]{1,63}", name):
@@ -94,9 +102,6 @@ def _check_ids(nb: nbformat.NotebookNode) -> None:
                 f"cell {number} has the id {name!r}; give it a name in lower case, "
                 "such as 'why-scale'"
             )
-        if name in seen:
-            raise BadNotebook(f"two cells have the id {name!r}; rename one")
-        seen.add(name)
 
 
 def _write_generated(nb: nbformat.NotebookNode, path: Path, root: Path) -> None:

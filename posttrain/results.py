@@ -1,0 +1,97 @@
+"""Measured results, as `make measure` wrote them: `load("attention", "cpu")`.
+
+One small JSON file an experiment and preset, `results/<slug>.<preset>.json`:
+
+    slug, preset   which experiment, at which size
+    version        the experiment's `VERSION` when it was measured
+    provenance     date, command, hardware, versions, data
+    runs           one a seed: seed, cpu_seconds, result (what `run` returned)
+"""
+
+import json
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+FIELDS = {
+    "slug": str,
+    "preset": str,
+    "version": int,
+    "provenance": dict,
+    "runs": list,
+}
+PROVENANCE = {
+    "date": str,
+    "command": str,
+    "hardware": dict,
+    "versions": dict,
+    "data": list,
+}
+RUN = {"seed": int, "cpu_seconds": (int, float), "result": dict}
+
+
+def load(slug: str, preset: str) -> dict:
+    """The measured result of the experiment `slug` at `preset`.
+
+    Read from `results/` of the checkout, or from the installed package where there is
+    no checkout. Raises FileNotFoundError where it was never measured, ValueError for a
+    file that is not what `make measure` writes.
+    """
+    name = f"{slug}.{preset}.json"
+    folder = _folder()
+    if folder is None or not (file := folder / name).is_file():
+        raise FileNotFoundError(
+            f"no measured result results/{name}; "
+            f"write it with `python -m ci.measure {slug} {preset}` (make measure)"
+        )
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"results/{name} is not JSON: {error}") from None
+    validate(record, slug, preset)
+    return record
+
+
+def validate(record: object, slug: str, preset: str) -> None:
+    """Raise ValueError, naming the field, unless `record` is a result of this one."""
+    where = f"results/{slug}.{preset}.json"
+    _fields(record, FIELDS, where)
+    _fields(record["provenance"], PROVENANCE, f"{where}, provenance")
+    for number, run in enumerate(record["runs"]):
+        _fields(run, RUN, f"{where}, run {number}")
+    if not record["runs"]:
+        raise ValueError(f"{where} holds no run")
+    seeds = [run["seed"] for run in record["runs"]]
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"{where} holds a seed twice: {seeds}")
+    for field, expected in (("slug", slug), ("preset", preset)):
+        if record[field] != expected:
+            raise ValueError(
+                f"{where} says {field} {record[field]!r}; was it renamed or copied?"
+            )
+
+
+def _fields(value: object, expected: dict, where: str) -> None:
+    """Each field of `expected` is in the mapping `value`, with its type."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is a {type(value).__name__}, expected an object")
+    for field, kind in expected.items():
+        if field not in value:
+            raise ValueError(f"{where} has no field {field!r}; measure it again")
+        if not isinstance(value[field], kind) or isinstance(value[field], bool):
+            raise ValueError(
+                f"{where} has {field!r} = {value[field]!r} of type "
+                f"{type(value[field]).__name__}; measure it again"
+            )
+
+
+def _folder() -> Traversable | None:
+    """`results/` of the checkout, else the results that were installed, else None."""
+    if (CHECKOUT / "pyproject.toml").is_file():
+        return CHECKOUT / "results"
+    try:
+        return resources.files("posttrain_results")
+    except ModuleNotFoundError:
+        return None

@@ -1,0 +1,102 @@
+"""The mutants: all kinds are made, and a weak check lets one live."""
+
+import pytest
+import torch
+
+from ci import mutants
+from posttrain.checks import Mistake, Task, judge
+
+SOURCE = '''
+def f(x, n):
+    """A docstring."""
+    y = -x.sum(dim=1, keepdim=True) + 2 * n
+    if n > 3:
+        y = g(x, n)
+    return y if n else x[n:]
+'''
+EXPECTED = [
+    "y = -x.sum(dim=1, keepdim=True) - 2 * n",
+    "y = -x.sum(dim=1, keepdim=True) + 2 / n",
+    "y = x.sum(dim=1, keepdim=True) + 2 * n",
+    "y = -x.sum(dim=2, keepdim=True) + 2 * n",
+    "y = -x.sum(dim=0, keepdim=True) + 2 * n",
+    "y = -x.sum(dim=1, keepdim=False) + 2 * n",
+    "y = -x.sum(dim=1) + 2 * n",
+    "y = -x.sum(keepdim=True) + 2 * n",
+    "y = -x + 2 * n",
+    "y = -x.sum(dim=1, keepdim=True) + 3 * n",
+    "if n >= 3:",
+    "if n > 4:",
+    "y = g(n, x)",
+    "y = g(x)",
+    "y = x",
+    "return x[n:] if n else y",
+    "return y if n else x[:]",
+]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return list(mutants.mutants("f", SOURCE))
+
+
+@pytest.mark.parametrize("line", EXPECTED)
+def test_each_kind_of_change_is_made(made, line):
+    assert any(f"-> `{line}`" in m.name for m in made), [m.name for m in made]
+
+
+def test_statements_are_deleted_but_not_the_docstring(made):
+    names = [m.name for m in made]
+    assert "f: `if n > 3:` -> `pass`" in names
+    assert all("A docstring." in m.source for m in made)
+
+
+def test_no_mutant_is_made_twice_and_all_compile(made):
+    sources = [m.source for m in made]
+    assert len(set(sources)) == len(sources)
+    for source in sources:
+        compile(source, "mutant", "exec")
+
+
+def test_names_do_not_depend_on_line_numbers(made):
+    moved = list(mutants.mutants("f", "\n\n# a comment" + SOURCE))
+    assert [m.name for m in moved] == [m.name for m in made]
+
+
+def weak(monkeypatch, cases):
+    task = Task(
+        lambda rng, hidden: cases,
+        lambda answer, x: answer(x),
+        lambda x: x.abs(),
+        (Mistake(lambda x: x, ""),),
+    )
+    monkeypatch.setattr(judge, "load_tasks", lambda slug: {"f": task})
+    return task
+
+
+def test_a_gap_in_the_cases_lets_a_mutant_live(monkeypatch):
+    source = "def f(x):\n    return x.abs()"
+    (mutant,) = [m for m in mutants.mutants("f", source) if "return x`" in m.name]
+    gap = weak(monkeypatch, [(torch.ones(2),)])
+    assert mutants.survives("toy", gap, mutant, {})
+    closed = weak(monkeypatch, [(-torch.ones(2),)])
+    assert not mutants.survives("toy", closed, mutant, {})
+
+
+def test_a_loop_without_end_counts_as_noticed(monkeypatch):
+    monkeypatch.setattr(mutants, "SECONDS", 0.2)
+    task = weak(monkeypatch, [(torch.ones(2),)])
+    endless = mutants.Mutant("f", "f: endless", "def f(x):\n    while True: pass")
+    assert not mutants.survives("toy", task, endless, {})
+
+
+def test_attention_leaves_no_survivor_without_a_reason():
+    report = mutants.run("attention")
+    assert report.survivors == []
+    assert report.stale == []
+    assert report.total > 150
+
+
+def test_an_unknown_exercise_is_told():
+    with pytest.raises(ValueError, match="no exercise 'nothing'"):
+        mutants.run("nothing")
