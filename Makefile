@@ -16,7 +16,7 @@ ifdef POSTTRAIN_DATA
 export POSTTRAIN_DATA := $(abspath $(POSTTRAIN_DATA))
 endif
 
-.PHONY: help install book site test serve grade measure artifacts format graders \
+.PHONY: help install book test serve grade measure artifacts format graders \
 	lock repository clean
 
 help:

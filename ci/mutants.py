@@ -25,7 +25,7 @@ from pathlib import Path
 import nbformat
 
 from grading import variants
-from posttrain.checks import judge
+from posttrain.checks import Task, judge
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 5.0  # a mutant that runs longer (a loop without end) counts as noticed
@@ -82,9 +82,10 @@ def run(slug: str, root: Path = ROOT) -> Report:
     reasons = variants.load(root / "solutions" / slug / "variants.py").EQUIVALENT
     namespace, alive, total = _namespace(nb), [], 0
     for name, source in answers(nb).items():
+        tried = trials(slug, name, tasks[name])
         for mutant in mutants(name, source):
             total += 1
-            if survives(slug, tasks[name], mutant, namespace):
+            if survives(tasks[name], tried, mutant, namespace):
                 alive.append(mutant.name)
     return Report(
         total,
@@ -121,21 +122,26 @@ def mutants(task: str, source: str) -> Iterator[Mutant]:
                 yield Mutant(task, f"{where} -> {_difference(source, text)}", text)
 
 
-def survives(slug: str, task, mutant: Mutant, namespace: dict) -> bool:
+def trials(slug: str, name: str, task: Task) -> list[tuple[tuple, judge.Outcome]]:
+    """The visible and the hidden cases of a task, each with what is due."""
+    cases = judge.make_cases(slug, name, task, 0, hidden=False)
+    cases += judge.make_cases(slug, name, task, HIDDEN_SEED, hidden=True)
+    return list(zip(cases, judge.due_outcomes(task, cases), strict=True))
+
+
+def survives(task: Task, tried: list, mutant: Mutant, namespace: dict) -> bool:
     """True when the checks find nothing wrong with the mutant."""
     scope = dict(namespace)
     try:
         with _time_limit(SECONDS), warnings.catch_warnings(action="ignore"):
             exec(mutant.source, scope)
-            for hidden, seed in ((False, 0), (True, HIDDEN_SEED)):
-                cases = judge.make_cases(slug, mutant.task, task, seed, hidden)
-                answer = scope.get(mutant.task)
-                outcomes = [judge.attempt(task.drive, answer, case) for case in cases]
-                if not judge.all_right(task, cases, outcomes):
-                    return False
+            answer = scope.get(mutant.task)
+            return all(
+                judge.same(task, judge.attempt(task.drive, answer, case), due)
+                for case, due in tried
+            )
     except Exception:
         return False
-    return True
 
 
 def _namespace(nb: nbformat.NotebookNode) -> dict:

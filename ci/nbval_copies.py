@@ -106,7 +106,7 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
 def _command(copy: Path, chapter: Path, root: Path) -> Command:
     """pytest with nbval on one copy, without the settings of this repository."""
     argv = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
-    argv += ["-q", "--color=no", "-p", "ci", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    argv += ["-q", "--color=no", "-p", "no:cacheprovider", "-p", "no:xdist"]
     argv += ["--rootdir", str(copy.parent), "--confcutdir", str(copy.parent)]
     argv += ["--override-ini", "addopts=", str(copy)]
     scratch = copy.with_suffix("")

@@ -94,7 +94,7 @@ def figure(
 
 def titles(ax: Axes, title: str, *, x: str, y: str) -> None:
     """Title and axis labels; say the unit in the label."""
-    ax.set_title(title)
+    ax.set_title(title, loc="left")
     ax.set_xlabel(x)
     ax.set_ylabel(y)
 

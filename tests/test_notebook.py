@@ -88,6 +88,7 @@ def test_attention_map_holds_the_weights_and_a_fallback(shown):
     [html] = shown
     tags = Tags(html).seen
     packed = re.search(r'<script type="application/json">(.*?)</script>', html).group(1)
+    assert "<" not in packed  # a token such as </script> must not end the script
     data = json.loads(packed)
     assert data["weights"] == [[[[100], [25, 75], [50, 20, 30]]] * 2]
     assert data["names"] == ["“a”", "space", "“<”"]

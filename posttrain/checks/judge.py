@@ -47,8 +47,8 @@ def verdict(
     name: str, task: Task, cases: Sequence[tuple], outcomes: Sequence[Outcome]
 ) -> str | None:
     """None when every outcome is as due, else the message that teaches."""
-    due = _due(task, cases)
-    failing = [i for i in range(len(cases)) if not _same(task, outcomes[i], due[i])]
+    due = due_outcomes(task, cases)
+    failing = [i for i in range(len(cases)) if not same(task, outcomes[i], due[i])]
     if not failing:
         return None
     smallest = min(failing, key=lambda i: compare.size(cases[i]))
@@ -60,10 +60,16 @@ def verdict(
     return "\n".join(lines)
 
 
-def all_right(task: Task, cases: Sequence[tuple], outcomes: Sequence[Outcome]) -> bool:
-    """Whether every outcome is as due: `verdict` without the words."""
-    pairs = zip(outcomes, _due(task, cases), strict=True)
-    return all(_same(task, came, due) for came, due in pairs)
+def due_outcomes(task: Task, cases: Sequence[tuple]) -> list[Outcome]:
+    """What the reference gives for each case."""
+    return [Outcome(plain.copy(task.reference(*plain.copy(case)))) for case in cases]
+
+
+def same(task: Task, came: Outcome, due: Outcome) -> bool:
+    """Whether an outcome is as good as the one due: the same error, or near values."""
+    if came.error or due.error:
+        return came.error == due.error
+    return compare.difference(came.value, due.value, task.tolerance) is None
 
 
 def make_cases(slug: str, name: str, task: Task, seed: int, hidden: bool) -> list:
@@ -129,21 +135,11 @@ def _seed(hidden: bool) -> int:
     return int(text)
 
 
-def _due(task: Task, cases: Sequence[tuple]) -> list[Outcome]:
-    return [Outcome(plain.copy(task.reference(*plain.copy(case)))) for case in cases]
-
-
-def _same(task: Task, came: Outcome, due: Outcome) -> bool:
-    if came.error or due.error:
-        return came.error == due.error
-    return compare.difference(came.value, due.value, task.tolerance) is None
-
-
 def _hint(task: Task, cases: Sequence[tuple], outcomes: Sequence[Outcome]) -> str:
     """The hint of the known mistake that the answer equals on every case, or ""."""
     for mistake in task.mistakes:
         theirs = (attempt(task.drive, mistake.answer, case) for case in cases)
-        if all(_same(task, o, t) for o, t in zip(outcomes, theirs, strict=True)):
+        if all(same(task, o, t) for o, t in zip(outcomes, theirs, strict=True)):
             return mistake.hint
     return ""
 

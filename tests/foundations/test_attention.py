@@ -93,9 +93,10 @@ def test_scale_zero_is_the_plain_mean_and_one_is_no_scale():
     assert uniform.shape == (B, H, T_q, 6)
     torch.testing.assert_close(uniform, v.mean(dim=-2, keepdim=True).expand_as(uniform))
     torch.testing.assert_close(weights, torch.full_like(weights, 1 / T_k))
-    ours, _ = scaled_dot_product_attention(q, k, v, scale=1.0)
-    theirs = F.scaled_dot_product_attention(q, k, v, scale=1.0)
-    torch.testing.assert_close(ours, theirs)
+    for scale in (1.0, None):  # None counts the channels of q, not those of v
+        ours, _ = scaled_dot_product_attention(q, k, v, scale=scale)
+        theirs = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_one_key_gets_all_the_weight():

@@ -132,6 +132,27 @@ def test_what_position_5_depends_on(mask, mixer, depends_on):
     assert changed == depends_on
 
 
+def test_leaky_mask_shows_exactly_one_token_too_many():
+    expected = [[1, 1, 0], [1, 1, 1], [1, 1, 1]]
+    assert MASKS["leaky"](3).int().tolist() == expected
+
+
+def test_arms_train_on_the_first_nine_tenths_only(monkeypatch):
+    text = experiment.encode("abcdefghij" * 40)
+    assert (len(text.train), len(text.val)) == (360, 40)
+    seen = []
+
+    def spy(model, tokens, *rest):
+        seen.append(tokens)
+        return train(model, tokens, *rest)
+
+    monkeypatch.setattr(experiment, "train", spy)
+    setup = tiny_preset()
+    setup = replace(setup, model=replace(setup.model, V=10))
+    experiment.run_arm("none", setup, text, 0)
+    assert seen[0] is text.train
+
+
 def test_training_learns_what_only_looking_back_can_tell():
     """In 'abcabd...' the letter after the second 'ab' needs the third-last one."""
     text = torch.tensor([0, 1, 2, 0, 1, 3] * 60)
@@ -167,8 +188,15 @@ def test_generate_continues_and_ignores_what_is_out_of_reach():
     assert a[:7].equal(prompt)
     assert a.shape == (16,)
     longer = torch.cat([torch.zeros(5, dtype=torch.long), prompt])
-    b = generate(model, longer, 9, causal_mask, torch.Generator().manual_seed(0))
+    lengths = []
+
+    def watched(T):
+        lengths.append(T)
+        return causal_mask(T)
+
+    b = generate(model, longer, 9, watched, torch.Generator().manual_seed(0))
     assert b[5:].equal(a)
+    assert set(lengths) == {TINY.T - 1}
     assert model.training
 
 
@@ -180,7 +208,10 @@ def test_reach_finds_a_head_that_looks_one_back():
         def __call__(self, tokens, mask):
             T = tokens.shape[1]
             weights = torch.zeros(tokens.shape[0], 1, T, T)
-            weights[:, :, torch.arange(1, T), torch.arange(T - 1)] = 1.0
+            late = torch.arange(experiment.NEAR, T)  # earlier queries do not count
+            weights[:, :, late, late - 1] = 1.0
+            early = torch.arange(experiment.NEAR)
+            weights[:, :, early, early] = 1.0
             return None, [weights]
 
     [[distances]] = experiment.reach(OneBack(), torch.zeros(2, 12, dtype=torch.long))
