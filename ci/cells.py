@@ -40,6 +40,21 @@ def chapter_header(topic: Topic, syllabus: Syllabus) -> str:
     return "\n".join(lines)
 
 
+def papers(topic: Topic, syllabus: Syllabus) -> str:
+    """The reading list of a chapter."""
+    lines = [
+        "## Papers",
+        "",
+        "| paper | what to read in it | which knob it is |",
+        "| --- | --- | --- |",
+    ]
+    for reading in topic.papers:
+        paper = syllabus.papers[reading.key]
+        name = f"{paper.authors} {paper.year}, [{paper.title}]({paper.url})"
+        lines.append(f"| {name} | {reading.read} | {reading.knob} |")
+    return "\n".join(lines)
+
+
 def exercise_header(topic: Topic, nb: dict) -> str:
     """Title, points and the way back to the chapter."""
     tasks, points = graded(nb)

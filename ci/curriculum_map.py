@@ -1,7 +1,7 @@
 """The curriculum map of the landing page: every topic, ready or planned.
 
 Plain semantic HTML without style, script or blank lines, so that it can stand in a
-Markdown page. The classes `map-...` are styled in `book/static/site.css`; every
+Markdown page. The classes `map-...` are styled in `book/static/css/landing.css`; every
 mark is also a word, so nothing depends on colour.
 """
 

@@ -3,8 +3,8 @@
     python -m ci.format            # rewrite book/ and solutions/
     python -m ci.format --check    # change nothing; exit 1 and say what differs
 
-It writes the cells `header`, `setup` and `exercise-card` from `syllabus.yml`, runs
-ruff over the code, drops outputs and execution counts (but for cells tagged
+It writes the cells `header`, `setup`, `papers` and `exercise-card` from `syllabus.yml`,
+runs ruff over the code, drops outputs and execution counts (but for cells tagged
 `nbval-check-output`) and metadata that nothing reads. It refuses what it cannot mend:
 missing or repeated cell ids, unknown tags, code that is too wide or too long, headings
 out of order.
@@ -116,6 +116,7 @@ def _write_generated(nb: nbformat.NotebookNode, path: Path, root: Path) -> None:
         texts["header"] = cells.exercise_header(topic, nb)
     else:
         texts["header"] = cells.chapter_header(topic, syllabus)
+        texts["papers"] = cells.papers(topic, syllabus)
         if topic.graded:
             solution = read(root / topic.solution)
             scores = cells.grader_scores(topic, root)

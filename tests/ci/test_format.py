@@ -31,9 +31,11 @@ def write(tree):
         required = [
             new_markdown_cell("x", id="header"),
             new_code_cell("x", id="setup"),
+            new_markdown_cell("x", id="papers"),
             new_markdown_cell("x", id="exercise-card"),
         ]
-        nb = new_notebook(cells=[*required[:2], *cells, required[2]], metadata=metadata)
+        body = [*required[:2], *cells, *required[2:]]
+        nb = new_notebook(cells=body, metadata=metadata)
         nbformat.write(nb, path)
         return path
 
@@ -56,6 +58,9 @@ def test_generated_cells_come_from_the_syllabus(write, tree):
     text = format.formatted(write(), tree)
     assert source_of(text, "header").startswith("# ")
     assert "**P0**" in source_of(text, "header")
+    assert "| Vaswani et al. 2017, [Attention Is All You Need](https://arxiv.org" in (
+        source_of(text, "papers")
+    )
     assert "POSTTRAIN_SOURCE" in source_of(text, "setup")
     assert "6 graded tasks, 22 points" in source_of(text, "exercise-card")
     assert "colab.research.google.com" in source_of(text, "exercise-card")
