@@ -54,6 +54,8 @@ class Course:
         self.root, self.folder = root, folder
         self.api = NbGraderAPI(config=_configuration(root, folder))
         self._released: set[str] = set()
+        with _changed(PATH=_own_programs_first()), self.api.gradebook:
+            pass  # creates the database, for which nbgrader calls alembic by name
 
     @property
     def exercises(self) -> list[str]:
@@ -104,28 +106,40 @@ def environment(seed: int | None = None) -> Iterator[int]:
     """How submissions are run: forked kernels, one thread, no downloads, one seed.
 
     Yields the seed of the hidden cases: `seed`, else the one in the environment, else
-    a fresh one. All submissions of a run meet the same cases. nbgrader also calls
-    programs of its own environment by name, so that comes first on the path.
+    a fresh one. All submissions of a run meet the same cases.
     """
     if seed is None:
         seed = int(os.environ.get(SEED_VARIABLE) or secrets.randbits(31))
     wanted = {
         "JUPYTER_DEFAULT_PROVISIONER_NAME": forked.NAME,
         "OMP_NUM_THREADS": "1",
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "POSTTRAIN_OFFLINE": "1",
         SEED_VARIABLE: str(seed),
     }
+    with _changed(**wanted):
+        try:
+            yield seed
+        finally:
+            forked.stop()
+
+
+@contextmanager
+def _changed(**wanted: str) -> Iterator[None]:
+    """Environment variables that hold for a while."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
-        yield seed
+        yield
     finally:
-        forked.stop()
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+def _own_programs_first() -> str:
+    here = str(Path(sys.executable).parent)
+    return os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
 
 
 def _configuration(root: Path, folder: Path) -> Config:

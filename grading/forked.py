@@ -96,6 +96,7 @@ def _no_main_module() -> Iterator[None]:
 def _become_kernel(arguments: list[str], cwd: str, environment: dict) -> None:
     from ipykernel.kernelapp import IPKernelApp
 
+    sys.modules["debugpy"] = None  # half of a kernel's start, and nobody debugs here
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # what a kernel prints goes to the notebook instead
         os.dup2(nowhere, descriptor)

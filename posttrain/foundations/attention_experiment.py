@@ -71,9 +71,9 @@ class Preset:
 PRESETS = {
     "ci": Preset(
         LMConfig(V=0, T=32, C=48),
-        TrainConfig(steps=250, B=16, lr=7e-3, log_every=50),
-        val_windows=64,
-        sample=64,
+        TrainConfig(steps=200, B=16, lr=8e-3, log_every=40),
+        val_windows=48,
+        sample=48,
     ),
     "cpu": Preset(
         LMConfig(V=0, T=64, C=128),
