@@ -24,10 +24,11 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.log import logger
 from traitlets import default
 
+from ci.processes import QUIET
+
 AUTOSAVE_SECONDS = 5
 RUN_METADATA = ("papermill", "execution")
 INJECTED = "injected-parameters"
-QUIET = {"OMP_NUM_THREADS": "1", "POSTTRAIN_OFFLINE": "1"}
 
 
 class ThisInterpreter(KernelSpecManager):

@@ -12,14 +12,13 @@ import fcntl
 import hashlib
 import importlib
 import importlib.metadata
-import os
 import re
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from posttrain import sources
+from posttrain import cache, sources
 
 NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 
@@ -45,7 +44,7 @@ def path_of(name: str, preset: str) -> Path:
     """Where the artifact is kept, or will be."""
     if not re.fullmatch(r"[\w-]+", preset):
         raise ValueError(f"preset {preset!r} is no name; presets are ci, cpu, t4, ...")
-    return folder() / f"{name}.{preset}.{key(name, preset)[:16]}.pt"
+    return cache.folder("artifacts") / f"{name}.{preset}.{key(name, preset)[:16]}.pt"
 
 
 def key(name: str, preset: str) -> str:
@@ -55,13 +54,6 @@ def key(name: str, preset: str) -> str:
     if sources.find("posttrain.data") in paths:
         depends += [sha256 for _, sha256 in sources.data_checksums().values()]
     return hashlib.sha256("\0".join(depends).encode()).hexdigest()
-
-
-def folder() -> Path:
-    """`$POSTTRAIN_CACHE/artifacts`, or `~/.cache/posttrain/artifacts`."""
-    chosen = os.environ.get("POSTTRAIN_CACHE")
-    cache = Path(chosen) if chosen else Path.home() / ".cache" / "posttrain"
-    return cache / "artifacts"
 
 
 def known() -> list[str]:

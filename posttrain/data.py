@@ -3,7 +3,7 @@
 It looks in this order and stops at the first text that it finds:
 
 1. "folder": the folder named by `$POSTTRAIN_DATA`, for files that you keep yourself;
-2. "cache": `$POSTTRAIN_CACHE`, or `~/.cache/posttrain/data`, where downloads are kept;
+2. "cache": `$POSTTRAIN_CACHE/data`, or `~/.cache/posttrain/data`, for downloads;
 3. "hub": the public address, once a process, 5 s at most, never when
    `POSTTRAIN_OFFLINE=1`;
 4. "fallback": a stand-in text that is on every machine. A message says so.
@@ -20,6 +20,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from posttrain import cache
 from posttrain.data_fallback import PYTHON_TOPICS, Fallback
 
 HUB_SECONDS = 5.0  # name lookup, connection and transfer together
@@ -94,12 +95,6 @@ def offline() -> bool:
     return os.environ.get("POSTTRAIN_OFFLINE", "") not in ("", "0")
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: `$POSTTRAIN_CACHE`, or `~/.cache/posttrain/data`."""
-    chosen = os.environ.get("POSTTRAIN_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "posttrain" / "data"
-
-
 def damage(source: Source, content: bytes) -> str | None:
     """What tells `content` from the published file, or None if it is that file."""
     if len(content) != source.bytes:
@@ -135,7 +130,7 @@ def _from_folder(source: Source) -> bytes | None:
 
 def _from_cache(name: str, source: Source) -> bytes | None:
     """The cached file, or None; a damaged one is set aside under another name."""
-    path = cache_folder() / source.file
+    path = cache.folder("data") / source.file
     if not path.is_file():
         return None
     content = path.read_bytes()
@@ -180,7 +175,7 @@ def _ask_hub(source: Source) -> tuple[bytes | None, str]:
 
 def _keep(name: str, source: Source, content: bytes) -> None:
     """Write a checked download into the cache: the whole file or nothing."""
-    folder = cache_folder()
+    folder = cache.folder("data")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ci import artifacts as build
-from posttrain import artifacts, sources
+from posttrain import artifacts, cache, sources
 
 BUILDER = """
 import time
@@ -30,7 +30,7 @@ def build(preset):
 """
 
 ASK = """
-from posttrain import artifacts
+from posttrain import artifacts, cache
 one = artifacts.get("foundations.base", "ci")
 assert one["weight"].tolist() == [1.0] * 3 and one["steps"] == [1, 2]
 """
@@ -65,7 +65,8 @@ for name, word in (("foundations.broken", "tensors and plain"), ("x.y", "known")
         print("ValueError:", error)
     else:
         raise AssertionError(name)
-kept = sorted(p.name for p in artifacts.folder().iterdir() if p.suffix != ".lock")
+names = [path.name for path in cache.folder("artifacts").iterdir()]
+kept = [name for name in names if not name.endswith(".lock")]
 assert len(kept) == 3 and all(n.startswith("foundations.base.") for n in kept), kept
 """
 )
@@ -77,7 +78,7 @@ def package(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("artifacts")
     folder = root / "posttrain" / "foundations"
     folder.mkdir(parents=True)
-    for name in ("__init__", "artifacts", "sources"):
+    for name in ("__init__", "artifacts", "cache", "sources"):
         shutil.copy(sources.PACKAGE / f"{name}.py", root / "posttrain")
     (folder / "__init__.py").write_text("")
     (folder / "size.py").write_text("N = 3")
@@ -172,6 +173,6 @@ def test_a_name_that_is_none_is_refused(name):
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path))
-    assert artifacts.folder() == tmp_path / "artifacts"
+    assert cache.folder("artifacts") == tmp_path / "artifacts"
     monkeypatch.delenv("POSTTRAIN_CACHE")
-    assert artifacts.folder() == Path.home() / ".cache/posttrain/artifacts"
+    assert cache.folder("artifacts") == Path.home() / ".cache/posttrain/artifacts"

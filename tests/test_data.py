@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from posttrain import data
+from posttrain import cache, data
 from posttrain.data_fallback import python_topics
 
 NAME = "tinyshakespeare"
@@ -91,7 +91,7 @@ def no_network(monkeypatch):
 
 def put(folder, content=BYTES):
     """Lay a file where `load` looks for it."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "tinyshakespeare.txt").write_bytes(content)
 
 
@@ -105,7 +105,7 @@ def test_the_pin_is_that_of_the_published_file(monkeypatch):
 
 def test_folder_comes_first_and_touches_no_network(places, no_network, capsys):
     put(places / "folder")
-    put(places / "cache", b"not looked at")
+    put(places / "cache" / "data", b"not looked at")
     corpus = data.load(NAME)
     assert corpus == data.Corpus(
         NAME, TEXT, "folder", hashlib.sha256(BYTES).hexdigest()
@@ -114,7 +114,7 @@ def test_folder_comes_first_and_touches_no_network(places, no_network, capsys):
 
 
 def test_cache_comes_second_and_touches_no_network(places, no_network, capsys):
-    put(places / "cache")
+    put(places / "cache" / "data")
     corpus = data.load(NAME)
     assert (corpus.source, corpus.text) == ("cache", TEXT)
     assert not no_network and capsys.readouterr().out == ""
@@ -122,7 +122,9 @@ def test_cache_comes_second_and_touches_no_network(places, no_network, capsys):
 
 def test_hub_comes_third_and_fills_the_cache(places, hub, capsys):
     assert data.load(NAME).source == "hub"
-    assert [p.name for p in (places / "cache").iterdir()] == ["tinyshakespeare.txt"]
+    assert [p.name for p in (places / "cache" / "data").iterdir()] == [
+        "tinyshakespeare.txt"
+    ]
     assert data.load(NAME).source == "cache"
     assert hub.requests == 1 and capsys.readouterr().out == ""
 
@@ -137,7 +139,7 @@ def test_offline_touches_no_network(places, monkeypatch, no_network, capsys, val
     assert "POSTTRAIN_OFFLINE is set and there is no local copy" in out
     assert "as tinyshakespeare.txt in a folder" in out
     assert "set POSTTRAIN_DATA to that folder, or unset POSTTRAIN_OFFLINE." in out
-    assert not (places / "cache").exists()
+    assert not (places / "cache" / "data").exists()
 
 
 @pytest.mark.parametrize("value", ["", "0"])
@@ -174,14 +176,14 @@ def test_damaged_download_is_told_and_not_cached(places, hub, capsys, body, mess
     assert data.load(NAME).source == "fallback"
     out = capsys.readouterr().out
     assert f"the download is damaged: {message}" in out
-    assert not (places / "cache").exists()
+    assert not (places / "cache" / "data").exists()
 
 
 def test_download_cut_off_in_the_middle(places, hub, capsys):
     hub.body, hub.claimed = BYTES[:100], len(BYTES)
     assert data.load(NAME).source == "fallback"
     assert "is damaged" in (out := capsys.readouterr().out) or "IncompleteRead" in out
-    assert not (places / "cache").exists()
+    assert not (places / "cache" / "data").exists()
 
 
 def test_hub_is_asked_once_a_process(hub, capsys):
@@ -211,19 +213,19 @@ def test_slow_name_lookup_counts_too(monkeypatch, capsys):
 
 
 def test_damaged_cache_is_set_aside_and_fetched_again(places, hub, capsys):
-    put(places / "cache", BYTES[:-1])
+    put(places / "cache" / "data", BYTES[:-1])
     assert data.load(NAME).source == "hub"
     out = capsys.readouterr().out
     assert "the cached file is damaged (it has 548 bytes, expected 549)" in out
-    assert str(places / "cache" / "tinyshakespeare.txt.damaged") in out
-    assert (places / "cache" / "tinyshakespeare.txt").read_bytes() == BYTES
-    aside = places / "cache" / "tinyshakespeare.txt.damaged"
+    assert str(places / "cache" / "data" / "tinyshakespeare.txt.damaged") in out
+    assert (places / "cache" / "data" / "tinyshakespeare.txt").read_bytes() == BYTES
+    aside = places / "cache" / "data" / "tinyshakespeare.txt.damaged"
     assert aside.read_bytes() == BYTES[:-1]
 
 
 def test_damaged_cache_that_cannot_be_moved(places, capsys):
-    put(places / "cache", b"bad")
-    aside = places / "cache" / "tinyshakespeare.txt.damaged"
+    put(places / "cache" / "data", b"bad")
+    aside = places / "cache" / "data" / "tinyshakespeare.txt.damaged"
     (aside / "occupied").mkdir(parents=True)
     assert data.load(NAME).source == "hub"
     assert "damaged (it has 3 bytes, expected 549); not moved" in (
@@ -247,7 +249,7 @@ def test_failed_write_leaves_no_half_file(places, monkeypatch, capsys):
     monkeypatch.setattr(data.Path, "write_bytes", full)
     assert data.load(NAME).text == TEXT
     assert "No space left on device" in capsys.readouterr().out
-    assert list((places / "cache").iterdir()) == []
+    assert list((places / "cache" / "data").iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [BYTES[:-1], BYTES.swapcase(), b""])
@@ -272,9 +274,9 @@ def test_unset_folder_and_default_cache(places, monkeypatch, no_network):
     monkeypatch.delenv("POSTTRAIN_DATA")
     monkeypatch.delenv("POSTTRAIN_CACHE")
     monkeypatch.setenv("HOME", str(places))
-    assert data.cache_folder() == places / ".cache" / "posttrain" / "data"
-    data.cache_folder().mkdir(parents=True)
-    put(data.cache_folder())
+    assert cache.folder("data") == places / ".cache" / "posttrain" / "data"
+    cache.folder("data").mkdir(parents=True)
+    put(cache.folder("data"))
     assert data.load(NAME).source == "cache"
 
 
