@@ -60,8 +60,10 @@ def main() -> int:
         return 2
     failed = 0
     for slug in [arguments.slug] if arguments.slug else course.exercises:
-        with times.timed("variants", slug), environment(SEED):
-            scores, problems = measure(course, slug)
+        with times.timed("variants", slug):
+            with environment(SEED):
+                scores, problems = measure(course, slug)
+            course.close()  # a process counts when it has ended
         text = json.dumps(scores, indent=1) + "\n"
         if arguments.write:
             stored(slug).write_text(text)

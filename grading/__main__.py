@@ -96,6 +96,7 @@ def _grade(folders: list[Path], options: argparse.Namespace) -> int:
         )
         bar = tqdm(folders, unit="submission", disable=not sys.stderr.isatty())
         results = [grade_one(course, folder, options.output) for folder in bar]
+    course.close()
     target = options.output / "grades.csv"
     report.write_csv(results, target)
     print(report.table(results))

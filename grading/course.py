@@ -21,6 +21,7 @@ from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
 from grading import forked
+from grading.judge import Judge
 
 SEED_VARIABLE = "POSTTRAIN_GRADING_SEED"
 
@@ -49,9 +50,12 @@ class Course:
         from sqlalchemy.exc import SAWarning
 
         warnings.filterwarnings("ignore", category=SAWarning, module="nbgrader")
+        from grading.judged import JudgedExecute
+
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.root, self.folder = root, folder
+        self.judge = JudgedExecute.judge = Judge()
         self.api = NbGraderAPI(config=_configuration(root, folder))
         self._released: set[str] = set()
         with _changed(PATH=_own_programs_first()), self.api.gradebook:
@@ -85,6 +89,10 @@ class Course:
         done = self.api.generate_feedback(slug, student, force=True)
         _demand(done, f"feedback for {student}/{slug}")
         return self.folder / "feedback" / student / slug / f"{slug}.html"
+
+    def close(self) -> None:
+        """Ends the judge."""
+        self.judge.close()
 
     def _marks(self, slug: str, student: str) -> list[Mark]:
         with self.api.gradebook as gradebook:
@@ -149,9 +157,31 @@ def _configuration(root: Path, folder: Path) -> Config:
     config.CourseDirectory.db_url = f"sqlite:///{folder / 'gradebook.db'}"
     for step in ("release", "submitted", "autograded", "feedback"):
         config.CourseDirectory[f"{step}_directory"] = str(folder / step)
-    config.ExecutePreprocessor.timeout = 60
+    config.Autograde.autograde_preprocessors = _judged_instead_of_executed()
+    config.GenerateFeedback.preprocessors = _inert_first()
+    config.HTMLExporter.sanitize_html = True
     config.NbGrader.logfile = ""
     return config
+
+
+def _judged_instead_of_executed() -> list[type]:
+    """nbgrader's own steps of autograding, with ours for the one that runs cells."""
+    from nbgrader.converters import Autograde
+    from nbgrader.preprocessors import Execute
+
+    from grading.judged import JudgedExecute
+
+    steps = Autograde.class_traits()["autograde_preprocessors"].default()
+    return [JudgedExecute if step is Execute else step for step in steps]
+
+
+def _inert_first() -> list[type]:
+    """nbgrader's own steps of feedback, after the one that makes a notebook inert."""
+    from nbgrader.converters import GenerateFeedback
+
+    from grading.feedback import Inert
+
+    return [Inert, *GenerateFeedback.class_traits()["preprocessors"].default()]
 
 
 def _demand(done: dict, what: str) -> None:

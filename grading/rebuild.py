@@ -90,11 +90,20 @@ def _is_answer(cell: dict) -> bool:
 
 
 def _text(cell: dict) -> str | None:
-    """The source of a submitted cell, None where it has none that is text."""
+    """The source of a submitted cell, None where it has none that is text.
+
+    Text with half a character (a lone surrogate) is none: no file can hold it.
+    """
     source = cell.get("source")
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
         source = "".join(source)
-    return source if isinstance(source, str) else None
+    if not isinstance(source, str):
+        return None
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        return None
+    return source
 
 
 def _grade_id(cell: dict) -> str | None:

@@ -15,13 +15,23 @@ def used(answer: Any, names: tuple[str, ...]) -> list[str]:
     `torch.nn.functional.softmax`, `from ... import softmax`), and by being the
     answer itself. An answer whose source cannot be read uses none.
     """
-    last = {name.rsplit(".", 1)[-1]: name for name in names}
+    last = _last_parts(names)
     own = getattr(answer, "__name__", "")
     module = getattr(answer, "__module__", None) or ""
     if own in last and (module.startswith("torch") or inspect.isbuiltin(answer)):
         return [last[own]]
+    return used_in(_source(answer), names)
+
+
+def used_in(source: str, names: tuple[str, ...]) -> list[str]:
+    """The same for the text of an answer; text that does not parse uses none."""
+    last = _last_parts(names)
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
     found = set()
-    for node in ast.walk(_tree(answer)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in last:
             found.add(last[node.attr])
         if isinstance(node, ast.ImportFrom):
@@ -29,7 +39,11 @@ def used(answer: Any, names: tuple[str, ...]) -> list[str]:
     return sorted(found)
 
 
-def _tree(answer: Any) -> ast.AST:
+def _last_parts(names: tuple[str, ...]) -> dict[str, str]:
+    return {name.rsplit(".", 1)[-1]: name for name in names}
+
+
+def _source(answer: Any) -> str:
     parts = [answer]
     if inspect.isclass(answer):  # a notebook's class has no file: read its methods
         parts = [v for v in vars(answer).values() if inspect.isfunction(v)]
@@ -39,4 +53,4 @@ def _tree(answer: Any) -> ast.AST:
             sources.append(textwrap.dedent(inspect.getsource(part)))
         except (OSError, TypeError):
             continue
-    return ast.parse("\n".join(sources))
+    return "\n".join(sources)

@@ -1,7 +1,8 @@
 """Runs an answer on the cases of its task, compares, and says what is wrong.
 
 The two halves can be far apart: `attempt` runs beside the answer, `verdict` only
-reads what came back. In a notebook both run in the learner's kernel.
+reads what came back. In a notebook both run in the learner's kernel; when a class is
+graded, the judge is another process.
 """
 
 from __future__ import annotations
@@ -11,36 +12,16 @@ import inspect
 import os
 import pkgutil
 import secrets
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from posttrain.checks import compare, forbid, plain
+from posttrain.checks.attempt import Outcome, attempt
 from posttrain.checks.task import Task
 
 SEED_VARIABLE = "POSTTRAIN_GRADING_SEED"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one case gave: a value (plain data), or the error that was raised."""
-
-    value: Any = None
-    error: str = ""  # name of the exception's class, "" when none was raised
-    message: str = ""
-
-
-def attempt(drive: Callable, answer: Any, case: tuple) -> Outcome:
-    """Drive `answer` on a private copy of `case`. Never raises an `Exception`."""
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return Outcome(plain.copy(drive(answer, *plain.copy(case))))
-    except Exception as error:
-        return Outcome(None, type(error).__name__, _where(error))
 
 
 def verdict(
@@ -119,7 +100,7 @@ def exercises() -> list[str]:
     """The slugs that have a module of checks."""
     import posttrain.checks as package
 
-    shared = {"compare", "forbid", "judge", "mistakes", "plain", "task"}
+    shared = {"attempt", "compare", "forbid", "judge", "mistakes", "plain", "task"}
     found = {module.name for module in pkgutil.iter_modules(package.__path__)}
     return sorted(found - shared)
 
@@ -158,13 +139,3 @@ def _describe(task: Task, case: tuple, came: Outcome, due: Outcome) -> list[str]
         lines += [f"  came {compare.brief(came.value)}"]
         lines += [f"  due  {compare.brief(due.value)}"]
     return lines
-
-
-def _where(error: Exception) -> str:
-    """The error's text and the last line of the answer that it passed through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "ipykernel" in f.filename or f.filename == "<string>"]
-    text = str(error).strip() or "(no message)"
-    if not own or not own[-1].line:
-        return text[:1000]
-    return f"{text[:1000]} (line {own[-1].lineno} of the answer: {own[-1].line})"

@@ -109,6 +109,8 @@ def _decode(value: Any) -> Any:
 
 def _decode_tensor(name: str, shape: list[int], data: str) -> torch.Tensor:
     dtype, raw = DTYPES[name], bytearray(base64.b64decode(data))
+    if math.prod(shape) * dtype.itemsize != len(raw):
+        raise ValueError(f"{len(raw)} bytes are no {name} tensor of shape {shape}")
     if not raw:
         return torch.zeros(shape, dtype=dtype)
     return torch.frombuffer(raw, dtype=dtype).reshape(shape)

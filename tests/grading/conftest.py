@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def course(tmp_path_factory):
     with environment(seed=7):
-        yield Course(ROOT, tmp_path_factory.mktemp("course"))
+        course = Course(ROOT, tmp_path_factory.mktemp("course"))
+        yield course
+        course.close()
 
 
 @pytest.fixture

@@ -1,0 +1,29 @@
+"""Every case of the corpus through the real autograder: the marks must be as due."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from grading.rebuild import rebuild
+
+_path = Path(__file__).with_name("cases.py")
+_spec = importlib.util.spec_from_file_location("hostile_cases", _path)
+corpus = sys.modules["hostile_cases"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(corpus)
+
+POINTS = dict(zip(corpus.TASKS, (2, 5, 2, 2, 6, 5), strict=True))
+
+
+@pytest.mark.parametrize("case", corpus.CASES, ids=lambda c: f"{c.kind}-{c.name}")
+def test_marks_are_as_due(course, solved, case):
+    submission = corpus.apply(case, solved)
+    nb = rebuild(course.release("attention"), submission).notebook
+    marks = {m.task: m.score for m in course.grade("attention", case.name, nb)}
+    assert marks == {t: 0 if t in case.lost else p for t, p in POINTS.items()}
+
+
+def test_an_honest_submission_after_all_of_them_gets_every_point(course, solved):
+    nb = rebuild(course.release("attention"), solved).notebook
+    assert {m.task: m.score for m in course.grade("attention", "last", nb)} == POINTS
