@@ -75,6 +75,7 @@ class Topic:
     minutes: int
     graded: bool
     status: str
+    answers: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -132,6 +133,7 @@ def check_tree(syllabus: Syllabus, root: Path) -> list[str]:
         if topic.graded:
             files += [topic.solution, topic.exercise]
         pages += [topic.chapter, *([topic.exercise] if topic.graded else [])]
+        files += [Path(f"{name.replace('.', '/')}.py") for name in topic.answers]
         for file in files:
             if not (root / file).is_file():
                 found.append(
@@ -186,6 +188,7 @@ def _build(document: dict) -> Syllabus:
     topics = {}
     for entry in document["topics"]:
         fields = {**entry, **{name: tuple(entry[name]) for name in lists}}
+        fields["answers"] = tuple(entry.get("answers", ()))
         fields["papers"] = tuple(Reading(**paper) for paper in entry["papers"])
         topics[entry["slug"]] = Topic(**fields)
     parts = {

@@ -412,3 +412,9 @@ def test_command_runs_as_a_module():
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == len(check_tree(load(), ROOT)[:1]), result.stdout
     assert result.stderr == ""
+
+
+def test_answers_name_modules_that_exist():
+    topics = load().topics
+    assert topics["attention"].answers == ("posttrain.foundations.attention",)
+    assert topics["lora"].answers == ()
