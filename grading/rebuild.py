@@ -9,9 +9,7 @@ costs its own task only.
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import nbformat
 from nbformat.v4 import new_code_cell
@@ -27,24 +25,6 @@ class Rebuilt:
 
     notebook: nbformat.NotebookNode
     missing: list[str]
-
-
-def read(path: Path) -> dict:
-    """A submitted notebook. Raises BadSubmission with the reason."""
-    try:
-        nb = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadSubmission(f"{path.name} was not handed in") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise BadSubmission(
-            f"{path.name} is not JSON ({error}); download the notebook again as "
-            ".ipynb and hand that in"
-        ) from None
-    if not isinstance(nb, dict) or not isinstance(nb.get("cells"), list):
-        raise BadSubmission(
-            f"{path.name} holds no list of cells; hand in a notebook (nbformat 4)"
-        )
-    return nb
 
 
 def rebuild(release: nbformat.NotebookNode, submission: dict) -> Rebuilt:
