@@ -29,7 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT)
     parser.add_argument("--seed", type=int, help="of the hidden cases, to regrade")
     options = parser.parse_args(arguments)
-    results = _grade(options)
+    from grading.containment.lock import NotContained
+
+    try:
+        results = _grade(options)
+    except NotContained as error:
+        print(error, file=sys.stderr)
+        return 3
     if not results:
         print(
             f"nothing to grade: no {options.submitted}/STUDENT/EXERCISE/ folder. Put "
@@ -87,14 +93,28 @@ def _grade(options: argparse.Namespace) -> list[Result]:
     found = intake.each(options.submitted, course.exercises)
     quiet = not sys.stderr.isatty()
     with environment(options.seed) as seed:
-        print(
-            f"Hidden cases follow the seed {seed}. Submissions run as you, not "
-            "contained: grade only files that you would run yourself."
-        )
+        print(f"{_lock()} Hidden cases follow the seed {seed}.")
         bar = tqdm(found, unit="submission", disable=quiet)
         results = [grade_one(course, submission, options.output) for submission in bar]
     course.close()
     return results
+
+
+def _lock() -> str:
+    """Tries the lock before the first submission runs; how it holds, in words.
+
+    Raises NotContained where it does not, unless that was asked for.
+    """
+    from grading.containment import selftest
+    from grading.containment.lock import UNSAFE
+
+    if os.environ.get(UNSAFE) == "1":
+        return f"{UNSAFE}=1: where no lock holds, submissions run as you."
+    report = selftest.run()
+    return (
+        f"Submissions are locked in ({report.rung}): {len(report.attempts)} attempts "
+        "to break out have failed."
+    )
 
 
 def _shown(path: Path) -> str:

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import yaml
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
-from grading import forked
+from grading import contained
 from grading.judge import Judge
 
 SEED_VARIABLE = "POSTTRAIN_GRADING_SEED"
@@ -56,6 +57,7 @@ class Course:
         folder.mkdir(parents=True)
         self.root, self.folder = root, folder
         self.judge = JudgedExecute.judge = Judge()
+        JudgedExecute.answers = _answers(root / "syllabus.yml")
         self.api = NbGraderAPI(config=_configuration(root, folder))
         self._released: set[str] = set()
         with _changed(PATH=_own_programs_first()), self.api.gradebook:
@@ -111,7 +113,7 @@ class Course:
 
 @contextmanager
 def environment(seed: int | None = None) -> Iterator[int]:
-    """How submissions are run: forked kernels, one thread, no downloads, one seed.
+    """How submissions are run: contained kernels, one thread, no downloads, one seed.
 
     Yields the seed of the hidden cases: `seed`, else the one in the environment, else
     a fresh one. All submissions of a run meet the same cases.
@@ -119,7 +121,7 @@ def environment(seed: int | None = None) -> Iterator[int]:
     if seed is None:
         seed = int(os.environ.get(SEED_VARIABLE) or secrets.randbits(31))
     wanted = {
-        "JUPYTER_DEFAULT_PROVISIONER_NAME": forked.NAME,
+        "JUPYTER_DEFAULT_PROVISIONER_NAME": contained.NAME,
         "OMP_NUM_THREADS": "1",
         "POSTTRAIN_OFFLINE": "1",
         SEED_VARIABLE: str(seed),
@@ -128,7 +130,7 @@ def environment(seed: int | None = None) -> Iterator[int]:
         try:
             yield seed
         finally:
-            forked.stop()
+            contained.stop()
 
 
 @contextmanager
@@ -143,6 +145,12 @@ def _changed(**wanted: str) -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+def _answers(syllabus: Path) -> dict[str, list[str]]:
+    """For each exercise, the modules of the library that are its answers."""
+    topics = yaml.safe_load(syllabus.read_text(encoding="utf-8"))["topics"]
+    return {topic["slug"]: topic.get("answers", []) for topic in topics}
 
 
 def _own_programs_first() -> str:

@@ -2,11 +2,7 @@
 
 A kernel for a submission spends nine tenths of its start on `import torch`. This
 provisioner pays that once: Python's own fork server preloads the imports, and each
-kernel is a fork of it. Any Jupyter tool uses it when told
-
-    JUPYTER_DEFAULT_PROVISIONER_NAME=posttrain-forked
-
-It isolates nothing: a submission runs as the user who grades.
+kernel is a fork of it. It isolates nothing: `grading.contained` does, and builds on it.
 """
 
 from __future__ import annotations
@@ -23,7 +19,6 @@ from typing import Any
 
 from jupyter_client.provisioning import LocalProvisioner
 
-NAME = "posttrain-forked"
 PRELOAD = [
     "torch",
     "torch.fx.experimental.symbolic_shapes",  # many modules, asked for late by torch

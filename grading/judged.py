@@ -12,6 +12,7 @@ import ast
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -63,8 +64,13 @@ class JudgedExecute(Execute):
     """`Execute` with the judge in place of the test cells."""
 
     judge: ClassVar[Judge]
+    answers: ClassVar[
+        Mapping[str, list[str]]
+    ] = {}  # modules that a slug's kernel lacks
 
     def preprocess(self, nb, resources, km=None):
+        slug = resources["nbgrader"]["notebook"]
+        self.config.ContainedProvisioner.hidden_modules = self.answers.get(slug, [])
         self._tests: dict[int, tuple] = {}  # index: (the cell, what it shows)
         self._dead = ""
         self._sources: list[str] = []
@@ -116,8 +122,9 @@ class JudgedExecute(Execute):
         try:
             return super().preprocess_cell(cell, resources, index)[0]
         except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
-            self._dead = f"the kernel ended in an earlier cell ({error})"
-            cell.outputs = [*cell.get("outputs", []), _failed(str(error))]
+            reason = getattr(self.km.provisioner, "ended", None) or str(error)
+            self._dead = f"the kernel ended in an earlier cell ({reason})"
+            cell.outputs = [*cell.get("outputs", []), _failed(reason)]
             return cell
 
     def _judged(self, slug: str, cell, index: int) -> list:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from grading import judged
 from grading.rebuild import rebuild
@@ -32,6 +33,19 @@ def test_marks_are_as_due(course, solved, case, request):
     nb = rebuild(course.release("attention"), submission).notebook
     marks = {m.task: m.score for m in course.grade("attention", case.name, nb)}
     assert marks == {t: 0 if t in case.lost else p for t, p in POINTS.items()}
+
+
+def test_nothing_was_left_outside(root):
+    assert not (root / "OWNED").exists()
+    assert not list(Path(torch.__file__).parent.glob("*.owned"))
+
+
+def test_the_corpus_is_large_and_of_every_kind():
+    kinds = {case.kind for case in corpus.CASES}
+    assert kinds == {"forge", "crash", "leak", "escape", "exhaust", "honest"}
+    assert len(corpus.CASES) >= 60
+    names = [case.name for case in corpus.CASES]
+    assert len(set(names)) == len(names)
 
 
 def test_an_honest_submission_after_all_of_them_gets_every_point(course, solved):
