@@ -21,10 +21,10 @@ from nbformat.v4 import new_code_cell, new_output
 from nbgrader.preprocessors import Execute
 from nbgrader.utils import is_grade, is_solution
 
+from grading.course import SEED_VARIABLE
 from grading.judge import Judge, JudgeFailed, Verdict
 
 MIME = "application/vnd.posttrain.outcomes+json"
-SEED_VARIABLE = "POSTTRAIN_GRADING_SEED"
 CELL_SECONDS = 60  # wall time of a cell ...
 NOTEBOOK_SECONDS = 300  # ... and of a whole notebook
 OUTPUT_KEPT = 1 << 20  # bytes of a notebook's outputs that feedback shows
