@@ -118,7 +118,7 @@ class ContainedProvisioner(forked.ForkedProvisioner):
         rung = await loop.run_in_executor(None, rung_of, self.policy)
         if rung is None:
             self.held = None
-            return await super().launch_kernel(cmd, **kwargs)
+            return await super().launch_kernel(cmd, **{**kwargs, "cwd": str(self.run)})
         wanted = order(self.policy, rung, self.run, environment)
         arguments = cmd[cmd.index("-f") :]
         self._ended = None
@@ -164,10 +164,8 @@ def start(order: Order, main, arguments: tuple) -> tuple[Any, Connection]:
     ended the inside. Raises NotContained with the reason if the lock does not close.
     """
     with _lock:
+        ensure_warm()
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
-        with _clean_environment():
-            forkserver.ensure_running()
         report, told = context.Pipe(duplex=False)
         process = context.Process(
             target=_become_supervisor, args=(order, main, arguments, told)
@@ -244,6 +242,7 @@ def _clean_environment() -> Iterator[None]:
 
 def _become_supervisor(order: Order, main, arguments: tuple, told: Connection) -> None:
     """In the fork: forgets whose fork it is, then supervises."""
+    os.setsid()  # an interrupt from the keyboard is not for the kernel
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
@@ -278,6 +277,23 @@ def _secrets() -> str | None:
     if loaded:
         return f"the warm process has imported {', '.join(loaded)}"
     return None
+
+
+def ensure_warm() -> None:
+    """Starts the warm process, if none runs; it gets ready by itself."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with _clean_environment():
+        forkserver.ensure_running()
+
+
+def adopt() -> None:
+    """In a fork of a process that has a warm one: uses that, for there is no other.
+
+    Python would wait for it as for a child, which it is not.
+    """
+    server = forkserver._forkserver
+    server.ensure_running = forkserver.ensure_running = lambda: None
 
 
 def stop() -> None:

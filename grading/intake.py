@@ -1,6 +1,9 @@
 """What was handed in: a notebook to grade, or the reason why there is none.
 
-    for submission in intake.each(Path("submitted"), exercises): ...
+    for entry in intake.find(Path("submitted"), exercises):
+        submission = intake.read(Path("submitted"), entry, exercises)
+
+To find looks at names only; to read may be done elsewhere, in any order.
 
 Each student has a folder. An exercise is handed in as one of these, and the first
 that is there counts, be it good or bad:
@@ -65,13 +68,23 @@ class Submission:
     note: str = ""
 
 
-def collect(folder: Path, exercises: Collection[str]) -> list[Submission]:
-    """All submissions below `folder`, by student and exercise."""
-    return list(each(folder, exercises))
+@dataclass(frozen=True)
+class Entry:
+    """Where a submission lies: `student` and `exercise` as in `Submission`.
+
+    `folder` and `slug` are the same as they are called on the disk; `fault` says why
+    the entry is none that can be read.
+    """
+
+    student: str
+    exercise: str
+    folder: str = ""
+    slug: str = ""
+    fault: str = ""
 
 
-def each(folder: Path, exercises: Collection[str]) -> Iterator[Submission]:
-    """The same, holding one student's notebooks in memory at a time.
+def find(folder: Path, exercises: Collection[str]) -> Iterator[Entry]:
+    """What was handed in below `folder`, by student and exercise.
 
     A folder that does not exist has no submissions.
     """
@@ -89,7 +102,23 @@ def each(folder: Path, exercises: Collection[str]) -> Iterator[Submission]:
         os.close(top)
 
 
-def _student(name, status, top, twin, exercises) -> list[Submission]:
+def read(folder: Path, entry: Entry, exercises: Collection[str]) -> Submission:
+    """The submission of an entry that `find` gave for the same folder."""
+    if not entry.slug:  # it is about the whole folder
+        return Submission(entry.student, entry.exercise, None, entry.fault)
+    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with opened_folder(entry.folder, top) as descriptor:
+            entries = entries_of(descriptor, MAX_ENTRIES)
+            return _submission(entry, descriptor, entries, exercises)
+    except (BadSubmission, OSError) as error:
+        reason = reason_of(error, entry.folder)
+        return Submission(entry.student, entry.exercise, None, reason)
+    finally:
+        os.close(top)
+
+
+def _student(name, status, top, twin, exercises) -> list[Entry]:
     if not stat.S_ISDIR(status.st_mode):
         return _stray(name, status)
     student, fault = label(name), fault_of(name)
@@ -99,16 +128,16 @@ def _student(name, status, top, twin, exercises) -> list[Submission]:
     try:
         with opened_folder(name, top) as descriptor:
             entries = entries_of(descriptor, MAX_ENTRIES)
-            found = {_exercise(name, entries[name], exercises) for name in entries}
-            return [
-                _submission(student, slug, descriptor, entries, exercises, fault)
-                for slug in sorted(found - {None})
-            ]
     except (BadSubmission, OSError) as error:
-        return [Submission(student, WHOLE, None, reason_of(error, name))]
+        return [Entry(student, WHOLE, fault=reason_of(error, name))]
+    found = {_exercise(name, entries[name], exercises) for name in entries}
+    return [
+        Entry(student, label(slug), name, slug, fault)
+        for slug in sorted(found - {None})
+    ]
 
 
-def _stray(name: str, status: os.stat_result) -> list[Submission]:
+def _stray(name: str, status: os.stat_result) -> list[Entry]:
     """A thing beside the students' folders: a record if it may have been meant so."""
     plain = stat.S_ISREG(status.st_mode)
     if name.startswith(".") or (plain and _stem(name) is None):
@@ -117,15 +146,15 @@ def _stray(name: str, status: os.stat_result) -> list[Submission]:
         f"found {shown(name)}, {kind(status)}, where students' folders are expected; "
         "hand in STUDENT/EXERCISE/EXERCISE.ipynb"
     )
-    return [Submission(label(name), WHOLE, None, reason)]
+    return [Entry(label(name), WHOLE, fault=reason)]
 
 
-def _submission(student, slug, folder, entries, exercises, fault) -> Submission:
+def _submission(entry: Entry, folder: int, entries, exercises) -> Submission:
     """What the student's open `folder` holds for one exercise."""
-    note = ""
+    slug, note = entry.slug, ""
     try:
-        if fault:
-            raise BadSubmission(fault)
+        if entry.fault:
+            raise BadSubmission(entry.fault)
         if slug not in exercises:
             known = ", ".join(sorted(exercises))
             raise BadSubmission(
@@ -139,10 +168,11 @@ def _submission(student, slug, folder, entries, exercises, fault) -> Submission:
                 raise _missing(slug, names)
             answer = _read(files[0], slug)
     except (BadSubmission, OSError) as error:
-        return Submission(student, label(slug), None, reason_of(error, slug), note)
+        reason = reason_of(error, slug)
+        return Submission(entry.student, entry.exercise, None, reason, note)
     note = "; ".join(filter(None, [answer.get("note"), note]))
     reason = answer.get("reason", "")
-    return Submission(student, slug, answer.get("notebook"), reason, note)
+    return Submission(entry.student, slug, answer.get("notebook"), reason, note)
 
 
 class _File(NamedTuple):

@@ -1,6 +1,6 @@
 """The judge: a process of its own that decides what an answer earns.
 
-    python -P -m grading.judge      (started by `Judge`, spoken to in lines of JSON)
+    python -P -m grading.judge [slug ...]     (started by `Judge`, spoken to in JSON)
 
 It makes the cases, is given what an answer returned for them (text from a place that is
 not trusted), and compares with the reference. Nothing of a submission is ever on its
@@ -17,7 +17,8 @@ import resource
 import selectors
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 ANSWER_SECONDS = 120.0
 LIMIT = 64 << 20  # bytes of one line, either way
@@ -31,10 +32,16 @@ class JudgeFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge says of one line of a test: right or not, and the words."""
+    """What the judge says of one line of a test: right or not, and the words.
+
+    `mistake`, `hint` and `raised` are those of `posttrain.checks.judge.Wrong`.
+    """
 
     right: bool
     message: str
+    mistake: str = ""
+    hint: str = ""
+    raised: str = ""
 
 
 class Judge:
@@ -42,7 +49,13 @@ class Judge:
 
     def __init__(self, seconds: float = ANSWER_SECONDS):
         self.seconds = seconds
+        self._slugs: list[str] = []
         self._process: subprocess.Popen | None = None
+
+    def start(self, slugs: Sequence[str]) -> None:
+        """Starts it, to get ready for these exercises; for others when it is asked."""
+        self._slugs = list(slugs)
+        self._running()
 
     def program(self, slug: str, task: str, seed: int, hidden: bool) -> str:
         """The code to run beside the answer; see `posttrain.checks.attempt`."""
@@ -55,8 +68,7 @@ class Judge:
         """Whether the outcomes are as due; `source` is scanned for forbidden names."""
         question = {"ask": "verdict", "slug": slug, "task": task, "seed": seed}
         question |= {"hidden": hidden, "outcomes": outcomes, "source": source}
-        answer = self._ask(question)
-        return Verdict(answer["right"] is True, answer["message"])
+        return Verdict(**self._ask(question))
 
     def close(self) -> None:
         """Ends the process."""
@@ -64,11 +76,15 @@ class Judge:
             self._process.kill()
             self._process.communicate()
             self._process = None
+        self._slugs = []
 
     def _ask(self, question: dict) -> dict:
         line = json.dumps(question).encode() + b"\n"
         if len(line) > LIMIT:
             raise JudgeFailed(f"what came back is over {LIMIT >> 20} MiB")
+        if question["slug"] not in self._slugs:  # without rights it may read no more
+            self.close()
+            self._slugs.append(question["slug"])
         process = self._running()
         try:
             process.stdin.write(line)
@@ -97,11 +113,12 @@ class Judge:
             kept = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT")
             environment = {k: os.environ[k] for k in kept if k in os.environ}
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "grading.judge"],
+                [sys.executable, "-P", "-m", "grading.judge", *self._slugs],
                 cwd="/",
                 env={**environment, "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                start_new_session=True,  # an interrupt from the keyboard is not for it
             )
         return self._process
 
@@ -128,9 +145,9 @@ def answer(question: dict) -> dict:
         return _wrong(f"{name}: {error}.")
     if len(outcomes) != len(cases):
         return _wrong(f"{name}: {len(outcomes)} outcomes came, due {len(cases)}.")
-    message = judge.verdict(name, task, cases, outcomes)
-    if message:
-        return _wrong(message)
+    wrong = judge.verdict(name, task, cases, outcomes)
+    if wrong:
+        return {"right": False, **asdict(wrong)}
     kind = "hidden cases" if hidden else "cases"
     return {"right": True, "message": f"{name}: right on all {len(cases)} {kind}"}
 
@@ -152,11 +169,11 @@ def lower_rights() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def warm_up() -> None:
+def warm_up(slugs: Sequence[str]) -> None:
     """Answers a question of each kind, so that all it needs is read and imported."""
     from posttrain.checks import attempt, judge
 
-    for slug in judge.exercises():
+    for slug in slugs:
         for name, task in judge.load_tasks(slug).items():
             cases = judge.make_cases(slug, name, task, 0, False)
             outcomes = attempt.to_text(judge.due_outcomes(task, cases))
@@ -167,9 +184,9 @@ def warm_up() -> None:
                 raise RuntimeError(f"{slug}/{name} refuses its own reference")
 
 
-def serve() -> None:
+def serve(slugs: Sequence[str]) -> None:
     """Answers lines of standard input until it ends."""
-    warm_up()
+    warm_up(slugs)
     lower_rights()
     for line in sys.stdin.buffer:
         try:
@@ -181,4 +198,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1:])

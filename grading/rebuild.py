@@ -21,17 +21,19 @@ class BadSubmission(ValueError):
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The notebook to grade, and the grade ids of answer cells it did not find."""
+    """The notebook to grade, and the grade ids of answer cells that it did not find,
+    or found more than once (then the last one counts)."""
 
     notebook: nbformat.NotebookNode
     missing: list[str]
+    repeated: list[str]
 
 
 def rebuild(release: nbformat.NotebookNode, submission: dict) -> Rebuilt:
     """`release` with the answers and the extra code cells of `submission`."""
     result = copy.deepcopy(release)
-    answers = {_grade_id(cell): cell for cell in result.cells if _is_answer(cell)}
-    missing = dict.fromkeys(answers)
+    answers = [_grade_id(cell) for cell in result.cells if _is_answer(cell)]
+    found: dict[str, int] = dict.fromkeys(answers, 0)
     extras: dict[str | None, list[str]] = {}
     last = None
     for cell in filter(lambda cell: isinstance(cell, dict), submission["cells"]):
@@ -44,9 +46,11 @@ def rebuild(release: nbformat.NotebookNode, submission: dict) -> Rebuilt:
             extras.setdefault(last, []).append(source)
         elif own is not None and _is_answer(own):
             own.source = source
-            missing.pop(_grade_id(own), None)
+            found[_grade_id(own)] += 1
     result.cells = _with_extras(result.cells, extras)
-    return Rebuilt(result, list(missing))
+    missing = [name for name, count in found.items() if count == 0]
+    repeated = [name for name, count in found.items() if count > 1]
+    return Rebuilt(result, missing, repeated)
 
 
 def _counterpart(cell: dict, released: list) -> dict | None:

@@ -1,58 +1,36 @@
-"""What an instructor reads after grading: a table, `grades.csv`, feedback pages."""
+"""What an instructor gets after grading: a table, `grades.csv`, pages of rejections."""
 
 from __future__ import annotations
 
 import csv
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from grading.course import Mark
+from grading.record import Record
 
 COLUMNS = ("student", "exercise", "score", "max_score", "status", "note", "tasks")
 
 
-@dataclass(frozen=True)
-class Result:
-    """What became of one submission: `status` is "graded" or "rejected"."""
-
-    student: str
-    exercise: str
-    status: str
-    note: str = ""
-    marks: Sequence[Mark] = field(default_factory=tuple)
-    max_score: float = 0.0
-
-    @property
-    def score(self) -> float:
-        return sum(mark.score for mark in self.marks)
-
-    @property
-    def tasks(self) -> str:
-        """Each task and its marks, as in "causal_mask 2/2; KVCache 0/5"."""
-        return "; ".join(f"{m.task} {m.score:g}/{m.max_score:g}" for m in self.marks)
-
-
-def write_csv(results: Sequence[Result], path: Path) -> None:
+def write_csv(records: Sequence[Record], path: Path) -> None:
     """One row a submission; replaces `path` in one step."""
     temporary = path.with_suffix(".csv.part")
-    with temporary.open("w", newline="") as file:
+    with temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
-        for r in results:
+        for r in records:
             marks = (f"{r.score:g}", f"{r.max_score:g}")
             row = (r.student, r.exercise, *marks, r.status, r.note, r.tasks)
             rows.writerow([_inert(cell) for cell in row])
     temporary.replace(path)
 
 
-def table(results: Sequence[Result]) -> str:
+def table(records: Sequence[Record]) -> str:
     """The same, for the terminal."""
     rows = [("student", "exercise", "score", "", "note")]
-    for r in results:
+    for r in records:
         score = f"{r.score:g}/{r.max_score:g}" if r.max_score else "-"
-        lost = [m.task for m in r.marks if m.score < m.max_score]
+        lost = [m.task for m in r.marks if (m.score or 0.0) < m.max_score]
         note = r.note or ("lost: " + ", ".join(lost) if lost else "")
         rows.append((r.student, r.exercise, score, r.status, note))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -62,10 +40,10 @@ def table(results: Sequence[Result]) -> str:
     )
 
 
-def rejection_page(result: Result) -> str:
+def rejection_page(record: Record) -> str:
     """The feedback page of a submission that could not be graded."""
     student, exercise, note = map(
-        html.escape, (result.student, result.exercise, result.note)
+        html.escape, (record.student, record.exercise, record.note)
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'

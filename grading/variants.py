@@ -77,12 +77,13 @@ def collect(tasks: dict[str, Any], module: ModuleType) -> list[Variant]:
 
 def check(course: Course, slug: str, variants: Sequence[Variant]) -> list[str]:
     """Grades them all; what was judged otherwise than it ought to be, in words."""
-    release, solution = course.release(slug), _solution(course.root, slug)
+    release = course.exercise(slug).release
+    solution = _solution(course.root, slug)
     problems = []
-    for number, row in enumerate(rows(variants)):
+    for row in rows(variants):
         answers = {variant.task: variant.code for variant in row}
         nb = rebuild(release, _with_answers(solution, answers)).notebook
-        marks = {m.task: m for m in course.grade(slug, f"variant{number}", nb)}
+        marks = {mark.task: mark for mark in course.run(slug, nb).marks}
         by_task = {variant.task: variant for variant in row}
         for task, mark in marks.items():
             problems += _judge(task, mark, by_task.get(task))

@@ -13,32 +13,49 @@ import os
 import pkgutil
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from posttrain.checks import compare, forbid, plain
 from posttrain.checks.attempt import Outcome, attempt
-from posttrain.checks.task import Task
+from posttrain.checks.task import Mistake, Task
 
 SEED_VARIABLE = "POSTTRAIN_GRADING_SEED"
 
 
+@dataclass(frozen=True)
+class Wrong:
+    """What is wrong with an answer: the message that teaches, and its kind.
+
+    `mistake` names the known mistake that the answer equals, `hint` is what that says;
+    `raised` is the class of the error that the smallest failing case raised.
+    """
+
+    message: str
+    mistake: str = ""
+    hint: str = ""
+    raised: str = ""
+
+
 def verdict(
     name: str, task: Task, cases: Sequence[tuple], outcomes: Sequence[Outcome]
-) -> str | None:
-    """None when every outcome is as due, else the message that teaches."""
+) -> Wrong | None:
+    """None when every outcome is as due, else what is wrong."""
     due = due_outcomes(task, cases)
     failing = [i for i in range(len(cases)) if not same(task, outcomes[i], due[i])]
     if not failing:
         return None
     smallest = min(failing, key=lambda i: compare.size(cases[i]))
     lines = [f"{name} is not right yet: {len(failing)} of {len(cases)} cases fail."]
-    hint = _hint(task, cases, outcomes)
+    known = _mistake(task, cases, outcomes)
+    hint = known.hint if known else ""
     if hint:
         lines.append(f"Hint: {hint}")
     lines += _describe(task, cases[smallest], outcomes[smallest], due[smallest])
-    return "\n".join(lines)
+    mistake = known.answer.__name__ if known else ""
+    return Wrong("\n".join(lines), mistake, hint, outcomes[smallest].error)
 
 
 def due_outcomes(task: Task, cases: Sequence[tuple]) -> list[Outcome]:
@@ -80,9 +97,9 @@ def grader(slug: str) -> Callable[..., None]:
             raise AssertionError(f"{name}: write it yourself, without {names}.")
         cases = make_cases(slug, name, task, _seed(hidden), hidden)
         outcomes = [attempt(task.drive, answer, case) for case in cases]
-        message = verdict(name, task, cases, outcomes)
-        if message:
-            raise AssertionError(message)
+        wrong = verdict(name, task, cases, outcomes)
+        if wrong:
+            raise AssertionError(wrong.message)
         print(f"{name}: right on all {len(cases)} {'hidden ' * hidden}cases")
 
     return check
@@ -116,13 +133,15 @@ def _seed(hidden: bool) -> int:
     return int(text)
 
 
-def _hint(task: Task, cases: Sequence[tuple], outcomes: Sequence[Outcome]) -> str:
-    """The hint of the known mistake that the answer equals on every case, or ""."""
+def _mistake(
+    task: Task, cases: Sequence[tuple], outcomes: Sequence[Outcome]
+) -> Mistake | None:
+    """The known mistake that the answer equals on every case, if there is one."""
     for mistake in task.mistakes:
         theirs = (attempt(task.drive, mistake.answer, case) for case in cases)
         if all(same(task, o, t) for o, t in zip(outcomes, theirs, strict=True)):
-            return mistake.hint
-    return ""
+            return mistake
+    return None
 
 
 def _describe(task: Task, case: tuple, came: Outcome, due: Outcome) -> list[str]:

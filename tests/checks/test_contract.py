@@ -24,7 +24,8 @@ def test_every_mistake_is_refused_with_its_own_hint(slug, name):
             task, cases, came = outcomes(slug, name, mistake.answer, 3, hidden)
             message = judge.verdict(name, task, cases, came)
             assert message is not None, mistake.answer
-            assert mistake.hint in message, mistake.answer
+            assert message.hint == mistake.hint, mistake.answer
+            assert mistake.hint in message.message, mistake.answer
 
 
 @pytest.mark.parametrize(("slug", "name"), TASKS)

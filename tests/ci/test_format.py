@@ -192,7 +192,7 @@ def test_student_versions_are_those_of_nbgrader(root, tmp_path):
     from grading.course import Course, environment
 
     with environment(0):
-        release = Course(root, tmp_path).release("attention")
+        release = Course(root, tmp_path).exercise("attention").release
     ours = nbformat.read(root / "exercises/attention/attention.ipynb", as_version=4)
     assert [c.source for c in release.cells] == [c.source for c in ours.cells]
     assert [c.metadata for c in release.cells] == [c.metadata for c in ours.cells]

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def course(tmp_path_factory):
     with environment(seed=7):
         course = Course(ROOT, tmp_path_factory.mktemp("course"))
+        course.exercise("attention")
         yield course
         course.close()
 

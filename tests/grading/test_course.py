@@ -1,16 +1,18 @@
-"""The real autograder, end to end: marks, feedback, forked kernels."""
+"""Exercises as they are released and run: marks, one task at a time."""
 
 import copy
-import csv
 import json
 import os
+import signal
 
 import pytest
 
-import grading.__main__ as command
-from grading import report
-from grading.course import SEED_VARIABLE, Mark, environment
+from grading import runner
+from grading.course import environment
+from grading.exercise import make
 from grading.rebuild import rebuild
+from grading.record import Mark
+from grading.runner import SEED_VARIABLE
 
 POINTS = {
     "causal_mask": 2,
@@ -20,11 +22,19 @@ POINTS = {
     "MultiHeadAttention": 6,
     "KVCache": 5,
 }
+FLIPPED = (
+    "def causal_mask(t_q, t_k):\n"
+    "    return torch.ones(t_q, t_k, dtype=torch.bool).tril()"
+)
 
 
-def marks_of(course, student, submission):
-    nb = rebuild(course.release("attention"), submission).notebook
-    return {m.task: m.score for m in course.grade("attention", student, nb)}
+def run(course, submission):
+    nb = rebuild(course.exercise("attention").release, submission).notebook
+    return course.run("attention", nb)
+
+
+def scores(course, submission):
+    return {m.task: m.score for m in run(course, submission).marks}
 
 
 def replace(nb, task, source):
@@ -38,122 +48,101 @@ def replace(nb, task, source):
 
 
 def test_a_solved_submission_gets_every_point(course, solved):
-    assert marks_of(course, "solved", solved) == POINTS
+    assert scores(course, solved) == POINTS
+    assert course.exercise("attention").max_score == sum(POINTS.values())
 
 
-def test_an_empty_submission_gets_none(course, empty):
-    assert set(marks_of(course, "empty", empty).values()) == {0}
+def test_an_empty_submission_gets_none_and_is_known_as_not_tried(course, empty):
+    marks = run(course, empty).marks
+    assert {mark.score for mark in marks} == {0}
+    assert {mark.raised for mark in marks} == {"NotImplementedError"}
+    exercise = course.exercise("attention")
+    assert exercise.unanswered(empty) == [f"answer_{task}" for task in POINTS]
 
 
 def test_a_syntax_error_costs_its_own_task_only(course, solved):
     broken = replace(solved, "split_heads", "def split_heads(x, n_heads:")
-    due = {**POINTS, "split_heads": 0}
-    assert marks_of(course, "broken", broken) == due
+    marks = run(course, broken).marks
+    assert {m.task: m.score for m in marks} == {**POINTS, "split_heads": 0}
+    assert [m.raised for m in marks if not m.score] == ["NameError"]
 
 
-def test_feedback_shows_what_was_wrong(course, solved):
-    wrong = replace(
-        solved,
-        "causal_mask",
-        "def causal_mask(t_q, t_k):\n"
-        "    return torch.ones(t_q, t_k, dtype=torch.bool).tril()",
+def test_a_known_mistake_is_recognised(course, solved):
+    (mark,) = (
+        m
+        for m in run(course, replace(solved, "causal_mask", FLIPPED)).marks
+        if not m.score
     )
-    assert marks_of(course, "wrong", wrong) == {**POINTS, "causal_mask": 0}
-    page = course.feedback("attention", "wrong").read_text()
-    assert "Align the triangle to the bottom right" in page
-    assert "20.0 / 22.0" in page
+    assert mark == Mark("test_causal_mask", 0.0, 2.0, "mask_top_left", mark.hint, "")
+    assert "Align the triangle to the bottom right" in mark.hint
+
+
+def test_an_endless_loop_is_told_as_a_time_limit(course, solved, monkeypatch):
+    monkeypatch.setattr("grading.runner.CELL_SECONDS", 2)
+    endless = replace(solved, "KVCache", "while True:\n    pass")
+    result = run(course, endless)
+    assert {m.task: m.score for m in result.marks} == {**POINTS, "KVCache": 0}
+    text = json.dumps(result.notebook)
+    assert "it took too long and was interrupted" in text
+
+
+@pytest.mark.parametrize(("kills", "due"), [(1, POINTS), (2, dict.fromkeys(POINTS, 0))])
+def test_a_kernel_that_somebody_kills_is_tried_once_more(
+    course, solved, monkeypatch, kills, due
+):
+    left = [kills]
+    executed = runner._JudgedClient._executed
+
+    async def kill_first(client, cell, index):
+        if "def split_heads" in cell.source and left[0]:
+            left[0] -= 1
+            os.kill(client.km.provisioner.pid, signal.SIGKILL)
+        return await executed(client, cell, index)
+
+    monkeypatch.setattr(runner._JudgedClient, "_executed", kill_first)
+    earlier = ("causal_mask", "scaled_dot_product_attention")  # had been judged
+    due = {**due, **{task: POINTS[task] for task in earlier}}
+    assert scores(course, solved) == due
+    assert left == [0]
 
 
 def test_the_release_holds_no_solution_and_no_hidden_test(course):
-    text = json.dumps(course.release("attention"))
+    exercise = course.exercise("attention")
+    text = json.dumps(exercise.release)
     assert "hidden=True" not in text
     assert "BEGIN" not in text
     assert ".tril(" not in text
+    assert all("hidden=True" in source for source in exercise.tests.values())
 
 
 def test_files_beside_a_solution_are_not_released(course):
-    course.release("attention")
-    names = os.listdir(course.folder / "release" / "attention")
-    assert names == ["attention.ipynb"]
+    folder = course.folder / ".grading" / "release" / "attention"
+    assert os.listdir(folder) == ["attention.ipynb"]
+
+
+def test_the_digest_follows_from_all_that_marks_follow_from(course):
+    one = course.exercise("attention")
+    assert make(one.slug, one.release, one.tests, one.absent) == one
+    other = {**one.tests, "test_KVCache": "check('KVCache', KVCache)"}
+    edited = copy.deepcopy(one.release)
+    edited.cells[1].source += "\n"
+    assert (
+        len(
+            {
+                one.digest,
+                make(one.slug, one.release, other, one.absent).digest,
+                make(one.slug, edited, one.tests, one.absent).digest,
+                make(one.slug, one.release, one.tests, []).digest,
+            }
+        )
+        == 4
+    )
 
 
 def test_the_environment_is_put_back(monkeypatch):
     monkeypatch.setenv(SEED_VARIABLE, "11")
     path = os.environ["PATH"]
-    with environment(5) as seed:
-        assert seed == 5
+    with environment(5):
         assert os.environ[SEED_VARIABLE] == "5"
     assert os.environ[SEED_VARIABLE] == "11"
     assert os.environ["PATH"] == path
-    with environment() as seed:
-        assert seed == 11
-
-
-@pytest.fixture
-def graded(tmp_path, solved, empty, capsys):
-    """`python -m grading` on a pile with everything in it; rows and what it said."""
-    pile = {
-        ("ada", "attention", "attention.ipynb"): json.dumps(solved),
-        ("bob", "attention", "attention.ipynb"): json.dumps(empty),
-        ("cyd", "attention", "attention.ipynb"): "{not json",
-        ("dee", "atention", "atention.ipynb"): json.dumps(solved),
-        ("e e", "attention", "attention.ipynb"): json.dumps(solved),
-        ("fay", "attention", "other.ipynb"): json.dumps(solved),
-    }
-    without = [c for c in solved["cells"] if c.get("id") != "answer-kvcache"]
-    pile["gus", "attention", "attention.ipynb"] = json.dumps(
-        {**solved, "cells": without}
-    )
-    for parts, text in pile.items():
-        path = tmp_path.joinpath("submitted", *parts)
-        path.parent.mkdir(parents=True)
-        path.write_text(text)
-    folder = ["--submitted", str(tmp_path / "submitted"), "--output", str(tmp_path)]
-    assert command.main([*folder, "--seed", "3"]) == 0
-    with (tmp_path / "grades.csv").open() as file:
-        rows = {row["student"].split("~")[0]: row for row in csv.DictReader(file)}
-    for parts, text in pile.items():  # nothing that was handed in was changed
-        assert tmp_path.joinpath("submitted", *parts).read_text() == text
-    return tmp_path, rows, capsys.readouterr().out
-
-
-def test_make_grade_marks_what_it_can_and_says_why_not(graded):
-    folder, rows, said = graded
-    assert {s: (r["score"], r["status"]) for s, r in rows.items()} == {
-        "ada": ("22", "graded"),
-        "bob": ("0", "graded"),
-        "cyd": ("0", "rejected"),
-        "dee": ("0", "rejected"),
-        "e_e": ("0", "rejected"),
-        "fay": ("0", "rejected"),
-        "gus": ("17", "graded"),
-    }
-    assert "is not JSON" in rows["cyd"]["note"]
-    assert "no exercise 'atention'; there are: attention" in rows["dee"]["note"]
-    assert "rename it" in rows["e_e"]["note"]
-    assert "attention.ipynb was not handed in" in rows["fay"]["note"]
-    assert rows["gus"]["note"] == "answer cell missing: answer_KVCache"
-    assert rows["ada"]["tasks"].startswith("causal_mask 2/2; scaled_dot")
-    assert "7 submissions, 4 rejected" in said
-    for row in rows.values():
-        page = folder / "feedback" / row["student"] / f"{row['exercise']}.html"
-        assert page.read_text().strip()
-
-
-def test_nothing_to_grade_says_where_to_put_it(tmp_path, capsys):
-    assert command.main(["--submitted", str(tmp_path / "none")]) == 2
-    assert "submitted/STUDENT/EXERCISE/EXERCISE.ipynb" in capsys.readouterr().err
-
-
-def test_the_table_of_marks_is_no_spreadsheet_formula(tmp_path):
-    marks = [Mark("a", 1.5, 2.0)]
-    result = report.Result("=HYPERLINK(1)", "attention", "graded", "", marks, 2.0)
-    report.write_csv([result], tmp_path / "grades.csv")
-    row = (tmp_path / "grades.csv").read_text().splitlines()[1]
-    assert row == "'=HYPERLINK(1),attention,1.5,2,graded,,a 1.5/2"
-
-
-def test_a_rejection_page_shows_markup_as_text():
-    page = report.rejection_page(report.Result("<script>", "x", "rejected", "<b>"))
-    assert "<script>" not in page
-    assert "&lt;b&gt;" in page

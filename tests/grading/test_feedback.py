@@ -5,7 +5,9 @@ import re
 
 import pytest
 
+from grading.feedback import Pages
 from grading.rebuild import rebuild
+from grading.record import GRADED, Record
 
 EVIL = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20)).decode()
@@ -24,7 +26,7 @@ SHOWS = {
 @pytest.fixture(scope="module")
 def page(course):
     """The feedback of a submission that puts everything it can into its outputs."""
-    release = course.release("attention")
+    release = course.exercise("attention").release
     source = (
         "from IPython.display import display, HTML, Javascript\n"
         f"display({SHOWS!r}, raw=True)\n"
@@ -39,8 +41,10 @@ def page(course):
         "source": f"def causal_mask(t_q, t_k):\n    raise ValueError({EVIL!r})",
     }
     nb = rebuild(release, {"cells": [extra, answer]}).notebook
-    course.grade("attention", "mallory", nb)
-    return course.feedback("attention", "mallory").read_text()
+    run = course.run("attention", nb)
+    marks = tuple(run.marks)
+    record = Record("mallory", "attention", GRADED, marks=marks, max_score=22.0)
+    return Pages().html(run.notebook, record, {})
 
 
 def test_nothing_of_the_submission_runs(page):

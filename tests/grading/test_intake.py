@@ -55,6 +55,16 @@ def text(solved):
     return json.dumps(solved)
 
 
+def every(folder: Path, exercises):
+    """The submissions below a folder, one after another."""
+    for entry in intake.find(folder, exercises):
+        yield intake.read(folder, entry, exercises)
+
+
+def collect(folder: Path, exercises):
+    return list(every(folder, exercises))
+
+
 def put(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -92,7 +102,7 @@ def tar_of(*members: tarfile.TarInfo) -> bytes:
 
 
 def only(folder: Path) -> intake.Submission:
-    (submission,) = intake.collect(folder, [SLUG])
+    (submission,) = collect(folder, [SLUG])
     assert (submission.notebook is None) == bool(submission.reason)
     return submission
 
@@ -188,7 +198,7 @@ def test_order_other_files_and_empty_folders(folder, text):
     (folder / "empty").mkdir()
     put(folder / "grades.csv", "x")
     put(folder / ".DS_Store", "x")
-    found = intake.collect(folder, ["second", SLUG])
+    found = collect(folder, ["second", SLUG])
     assert all(s.notebook for s in found)
     names = ["Zoë", "_1", "ann", "bob", "x@y.org"]
     expected = [(name, slug) for name in sorted(names) for slug in (SLUG, "second")]
@@ -196,7 +206,7 @@ def test_order_other_files_and_empty_folders(folder, text):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    assert intake.collect(tmp_path / "submitted", [SLUG]) == []
+    assert collect(tmp_path / "submitted", [SLUG]) == []
 
 
 # Files that are none
@@ -259,7 +269,7 @@ def test_linked_folders_are_not_followed(folder, text, tmp_path_factory):
     (folder / "bob").symlink_to(outside)
     os.mkfifo(folder / "carl")
     put(folder / "dora.ipynb", text)
-    ann, bob, carl, dora = intake.collect(folder, [SLUG])
+    ann, bob, carl, dora = collect(folder, [SLUG])
     assert "'attention' is a symbolic link where a folder" in ann.reason
     assert (bob.student, bob.exercise) == ("bob", intake.WHOLE)
     assert "a symbolic link, where students' folders" in bob.reason
@@ -280,7 +290,7 @@ def test_a_file_that_is_exchanged_between_look_and_open(folder, text, monkeypatc
             return real(name, *args, **kwargs)
 
         monkeypatch.setattr(os, "open", opened)
-        (found, *_) = intake.collect(folder, [SLUG])
+        (found, *_) = collect(folder, [SLUG])
         assert found.notebook is None
         return found.reason
 
@@ -306,7 +316,7 @@ def test_a_folder_that_is_exchanged_for_a_link(folder, text, monkeypatch, name):
         return real(which, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", opened)
-    assert "cannot be opened" in intake.collect(folder, [SLUG])[-1].reason
+    assert "cannot be opened" in collect(folder, [SLUG])[-1].reason
 
 
 @pytest.mark.parametrize("make", [link, os.mkfifo, unix_socket])
@@ -319,7 +329,7 @@ def test_what_is_no_plain_file_is_not_even_opened(folder, make, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", recorded)
-    assert intake.collect(folder, [SLUG])[0].reason
+    assert collect(folder, [SLUG])[0].reason
     assert "ann" in opened and NAME not in opened
 
 
@@ -438,7 +448,7 @@ def test_a_parser_that_crashes_or_hangs_costs_one(folder, text, monkeypatch):
         return bytes(2**30) if data == b"eat memory" else real(data)
 
     monkeypatch.setattr(notebooks, "parse", fragile)
-    ann, bob, carl = intake.collect(folder, [SLUG])
+    ann, bob, carl = collect(folder, [SLUG])
     assert ann.notebook
     assert "ended by SIGABRT" in bob.reason
     assert "more than 512 MB of memory" in carl.reason
@@ -652,13 +662,13 @@ def test_a_bad_name_of_a_student(folder, text, name):
 def test_labels_tell_bad_names_apart(folder, text):
     for name in ("a b", "a;b", "a_b"):
         put(folder / name / NAME, text)
-    assert len({s.student for s in intake.collect(folder, [SLUG])}) == 3
+    assert len({s.student for s in collect(folder, [SLUG])}) == 3
 
 
 def test_students_that_differ_in_capital_letters(folder, text):
     for name in ("bob", "Bob", "carl"):
         put(folder / name / NAME, text)
-    big, small, carl = intake.collect(folder, [SLUG])
+    big, small, carl = collect(folder, [SLUG])
     assert "same name as 'Bob'" in big.reason
     assert "same name as 'bob'" in small.reason
     assert carl.notebook
@@ -667,7 +677,7 @@ def test_students_that_differ_in_capital_letters(folder, text):
 @pytest.mark.parametrize("name", ["attentoin", "Attention", "..a", "a b", "x" * 200])
 def test_an_unknown_exercise(folder, text, name):
     put(folder / "ann" / name / NAME, text)
-    found = intake.collect(folder, [SLUG, "dpo"])
+    found = collect(folder, [SLUG, "dpo"])
     if name.startswith("."):
         assert found == []
         return
@@ -702,7 +712,7 @@ def test_one_bad_among_five_good(folder, solved, text, kind):
         put(folder / name / SLUG / NAME, text)
     (folder / "ann" / SLUG).mkdir()
     HOSTILE[kind](folder / "ann" / SLUG / NAME)
-    found = {s.student: s for s in intake.collect(folder, [SLUG])}
+    found = {s.student: s for s in collect(folder, [SLUG])}
     assert found.pop("ann").notebook is None
     assert {name: s.notebook for name, s in found.items()} == dict.fromkeys(
         good, solved
@@ -720,14 +730,14 @@ def test_nothing_is_changed(folder, text):
         return [(p, p.lstat().st_mtime_ns, p.lstat().st_mode) for p in paths]
 
     before = state()
-    intake.collect(folder, [SLUG])
+    collect(folder, [SLUG])
     assert state() == before
 
 
 def test_one_student_in_memory_at_a_time(folder, text):
     put(folder / "ann" / NAME, text)
     put(folder / "bob" / NAME, text)
-    walk = intake.each(folder, [SLUG])
+    walk = every(folder, [SLUG])
     assert next(walk).student == "ann"
     shutil.rmtree(folder / "bob")
     assert next(walk).reason  # it was not read ahead
@@ -738,7 +748,7 @@ def test_a_submission_takes_30_ms(folder, text):
         put(folder / f"s{number}" / NAME, text)
     start = time.process_time()
     times = os.times()
-    assert all(s.notebook for s in intake.collect(folder, [SLUG]))
+    assert all(s.notebook for s in collect(folder, [SLUG]))
     later = os.times()
     children = later.children_user + later.children_system
     children -= times.children_user + times.children_system
@@ -784,7 +794,7 @@ def test_a_plain_user_grades_too(shared, solved, text):
     put(shared / "carl" / NAME, "[" * 100_000)
 
     def grade():
-        ann, bob, carl = intake.collect(shared, [SLUG])
+        ann, bob, carl = collect(shared, [SLUG])
         assert ann.notebook == bob.notebook == solved
         assert "deep inside" in carl.reason
 
@@ -800,7 +810,7 @@ def test_what_may_not_be_read_is_rejected(shared, text):
     put(shared / "dora" / NAME, text)
 
     def grade():
-        *bad, dora = intake.collect(shared, [SLUG])
+        *bad, dora = collect(shared, [SLUG])
         assert dora.notebook
         assert len(bad) == 3
         for submission in bad:

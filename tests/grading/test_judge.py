@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grading.judge import Judge, JudgeFailed
-from grading.judged import BadTest, Check, parse
+from grading.runner import BadTest, Check, parse
 from posttrain.checks import attempt, judge, plain
 from posttrain.checks.mistakes import attention as mistakes
 

@@ -5,7 +5,8 @@ import inspect
 import pytest
 
 from grading import variants
-from grading.course import Mark
+from grading.record import Mark
+from grading.runner import Run
 from grading.variants import Variant
 from posttrain.checks import judge
 from posttrain.checks.mistakes import attention as mistakes
@@ -71,16 +72,14 @@ def test_scores_count_the_problems():
 
 def test_a_grader_that_accepts_everything_is_caught(course, tried, monkeypatch):
     """Hidden and visible tests of one task gone: its wrong answers pass."""
-    release = course.release("attention")
 
-    def generous(slug, student, nb):
-        return [Mark("causal_mask", 2.0, 2.0)]
+    def generous(slug, nb):
+        return Run(nb, [Mark("test_causal_mask", 2.0, 2.0)])
 
-    monkeypatch.setattr(course, "grade", generous)
+    monkeypatch.setattr(course, "run", generous)
     masks = [v for v in tried if v.task == "causal_mask"]
     problems = variants.check(course, "attention", masks)
     assert len(problems) == sum(not v.right for v in masks)
-    assert release.cells
 
 
 def test_variants_of_unknown_tasks_are_refused(tried):

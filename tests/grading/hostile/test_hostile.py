@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grading import judged
+from grading import runner
 from grading.rebuild import rebuild
 
 _path = Path(__file__).with_name("cases.py")
@@ -21,8 +21,8 @@ POINTS = dict(zip(corpus.TASKS, (2, 5, 2, 2, 6, 5), strict=True))
 @pytest.fixture
 def hasty(monkeypatch):
     """Small limits, so that what goes on for ever ends soon."""
-    monkeypatch.setattr(judged, "CELL_SECONDS", 3)
-    monkeypatch.setattr(judged, "OUTPUT_READ", 4 << 20)
+    monkeypatch.setattr(runner, "CELL_SECONDS", 3)
+    monkeypatch.setattr(runner, "OUTPUT_READ", 4 << 20)
 
 
 @pytest.mark.parametrize("case", corpus.CASES, ids=lambda c: f"{c.kind}-{c.name}")
@@ -30,8 +30,8 @@ def test_marks_are_as_due(course, solved, case, request):
     if case.kind == "exhaust":
         request.getfixturevalue("hasty")
     submission = corpus.apply(case, solved)
-    nb = rebuild(course.release("attention"), submission).notebook
-    marks = {m.task: m.score for m in course.grade("attention", case.name, nb)}
+    nb = rebuild(course.exercise("attention").release, submission).notebook
+    marks = {m.task: m.score for m in course.run("attention", nb).marks}
     due = {t: 0 if t in case.lost else p for t, p in POINTS.items()}
     due |= {t: 0 for t in case.perhaps if marks[t] == 0}
     assert marks == due
@@ -51,5 +51,5 @@ def test_the_corpus_is_large_and_of_every_kind():
 
 
 def test_an_honest_submission_after_all_of_them_gets_every_point(course, solved):
-    nb = rebuild(course.release("attention"), solved).notebook
-    assert {m.task: m.score for m in course.grade("attention", "last", nb)} == POINTS
+    nb = rebuild(course.exercise("attention").release, solved).notebook
+    assert {m.task: m.score for m in course.run("attention", nb).marks} == POINTS
