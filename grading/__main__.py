@@ -1,6 +1,7 @@
 """Grades everything that was handed in.
 
     python -m grading [--submitted submitted] [--output .] [--workers N] [--seed N]
+                      [--no-feedback]
 
 Reads `submitted/<student>/<slug>/<slug>.ipynb`, or an archive in its place (see
 `grading.intake`); writes nbgrader's gradebook, `feedback/<student>/<slug>/<slug>.html`,
@@ -46,13 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, help="of the hidden cases, to regrade")
+    parser.add_argument("--no-feedback", action="store_true", help="marks only")
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}; it must be 1 or more")
     where = Class(options.submitted.resolve(), options.output.resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcome = grade(ROOT, where, options.workers, options.seed)
+        paged = not options.no_feedback
+        outcome = grade(ROOT, where, options.workers, options.seed, paged)
     except (
         NotContained,
         Busy,
@@ -95,7 +98,8 @@ def _tell(outcome: Outcome, options: argparse.Namespace) -> int:
         ("Class", "report.html"),
         ("Feedback", "feedback"),
     ):
-        print(f"{what}: {os.path.relpath(options.output / name)}")
+        if (options.output / name).exists():
+            print(f"{what}: {os.path.relpath(options.output / name)}")
     if count[FAILED]:
         print(
             f"{count[FAILED]} could not be graded; call the command again to try them "

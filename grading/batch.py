@@ -24,7 +24,7 @@ from tqdm import tqdm
 from grading import class_report, contained, gradebook, intake, report, worker
 from grading.containment import selftest
 from grading.containment.lock import UNSAFE
-from grading.course import Course, environment
+from grading.course import Course, environment, exercises_of
 from grading.journal import Journal
 from grading.pool import Lost, Pool
 from grading.record import FAILED, Record
@@ -59,24 +59,35 @@ class Outcome:
     done: int
 
 
-def grade(root: Path, where: Class, workers: int, seed: int | None = None) -> Outcome:
+def grade(
+    root: Path,
+    where: Class,
+    workers: int,
+    seed: int | None = None,
+    pages: bool = True,
+) -> Outcome:
     """Grades what was not yet, and writes all that follows from it.
+
+    `pages` False leaves the feedback pages out; a later run writes them.
 
     Raises Busy where another grader is at it, NotContained where no lock holds.
     """
+    exercises = exercises_of(root)
+    entries = list(intake.find(where.submitted, exercises))
+    if not entries:
+        return Outcome([], 0)
     with _alone(where.own):
         journal = Journal(where.own / "journal.jsonl", seed)
         try:
             with environment(journal.seed):
-                return _grade(root, where, workers, journal)
+                return _grade(root, where, entries, workers, journal, pages)
         finally:
             journal.close()
 
 
-def _grade(root: Path, where: Class, workers: int, journal: Journal) -> Outcome:
+def _grade(root, where: Class, entries, workers, journal, paged: bool) -> Outcome:
     contained.ensure_warm()  # it gets ready while we do
     course = Course(root, where.folder)
-    entries = list(intake.find(where.submitted, course.exercises))
     wanted = sorted({e.exercise for e in entries} & set(course.exercises))
     exercises = {slug: course.exercise(slug) for slug in wanted}
     start = functools.partial(
@@ -98,7 +109,8 @@ def _grade(root: Path, where: Class, workers: int, journal: Journal) -> Outcome:
                 writer.write(record)
         pages = writer.pages()
         records = [_with_hand_marks(record, pages) for record in records]
-        _write_pages(pool, where, records, pages)
+        if paged:
+            _write_pages(pool, where, records, pages)
     report.write_csv(records, where.folder / "grades.csv")
     worker.write(where.folder / "report.html", class_report.html(records))
     return Outcome(records, done)

@@ -23,14 +23,16 @@ UNSOLVED = "NotImplementedError"
 class TaskReport:
     """One task of an exercise, over all who were graded on it.
 
-    share: the mean of score / max_score. right, unsolved: how many have all points, or
-    left it as it was released. mistakes: (name, hint, how often), most often first.
+    share: the mean of score / max_score. right, wrong, unsolved: how many have all
+    points, lost some, or left it as it was released. mistakes: (name, hint, how often),
+    most often first.
     errors: (class of exception, how often) of answers that equal no known mistake.
     """
 
     task: str
     share: float
     right: int
+    wrong: int
     unsolved: int
     mistakes: list[tuple[str, str, int]]
     errors: list[tuple[str, int]]
@@ -106,6 +108,7 @@ def _task(name: str, found: list[tuple[Record, Mark]]) -> TaskReport:
         name,
         statistics.fmean(shares) if shares else 0.0,
         len(marks) - len(wrong),
+        len(wrong) - others.count(UNSOLVED),
         others.count(UNSOLVED),
         [(*key, count) for key, count in mistakes.most_common()],
         errors.most_common(),
@@ -123,7 +126,7 @@ def _section(report: ExerciseReport) -> str:
         most = f"{report.max_score:g}"
         said += f". Mean {mean:.1f} of {most}, median {median:g}, "
         said += f"from {min(report.scores):g} to {max(report.scores):g}"
-        parts += [f"<p>{said}.</p>", _histogram(report), _tasks(report, count)]
+        parts += [f"<p>{said}.</p>", _histogram(report), _tasks(report)]
         parts.append(_mistakes(report, count))
     else:
         parts.append(f"<p>{said}.</p>")
@@ -160,13 +163,13 @@ def _histogram(report: ExerciseReport) -> str:
     )
 
 
-def _tasks(report: ExerciseReport, count: int) -> str:
+def _tasks(report: ExerciseReport) -> str:
     rows = "".join(
         f"<tr><td><code>{escape(t.task)}</code></td>"
         f'<td class="n">{t.share:.0%}</td>'
         f'<td><span class="meter"><span style="width:{t.share:.0%}"></span></span></td>'
         f'<td class="n">{t.right}</td><td class="n">{t.unsolved}</td>'
-        f'<td class="n">{count - t.right - t.unsolved}</td></tr>'
+        f'<td class="n">{t.wrong}</td></tr>'
         for t in report.tasks
     )
     return (

@@ -7,7 +7,6 @@ asked here instead.
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import yaml
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
-from grading import contained, exercise, runner
+from grading import contained, exercise, gradebook, runner
 from grading.judge import Judge
 from grading.runner import SEED_VARIABLE, GradingFailed
 
@@ -40,13 +39,12 @@ class Course:
         self.api = NbGraderAPI(config=_configuration(root, folder))
         self._absent = _answers(root / "syllabus.yml")
         self._released: dict[str, exercise.Exercise] = {}
-        with changed(PATH=_own_programs_first()), self.api.gradebook:
-            pass  # creates the database, for which nbgrader calls alembic by name
+        gradebook.create(self.api.coursedir.db_url)
 
     @property
     def exercises(self) -> list[str]:
         """The slugs that can be graded."""
-        return sorted(p.parent.name for p in self.root.glob("solutions/*/*.ipynb"))
+        return exercises_of(self.root)
 
     def exercise(self, slug: str) -> exercise.Exercise:
         """An exercise, released and known to the gradebook.
@@ -55,7 +53,7 @@ class Course:
         """
         if slug not in self._released:
             done = self.api.generate_assignment(slug, force=True, create=True)
-            demand(done, f"releasing {slug}")
+            _demand(done, f"releasing {slug}")
             folder = Path(self.api.coursedir.release_directory)
             path = folder / slug / f"{slug}.ipynb"
             release = nbformat.read(path, as_version=4)
@@ -82,6 +80,11 @@ class Course:
             return {name: cells[name] for name in sorted(graded)}
 
 
+def exercises_of(root: Path) -> list[str]:
+    """The slugs of the exercises of the project at `root`."""
+    return sorted(p.parent.name for p in root.glob("solutions/*/*.ipynb"))
+
+
 @contextmanager
 def environment(seed: int) -> Iterator[None]:
     """How submissions are run: contained kernels, one thread, no downloads.
@@ -95,7 +98,7 @@ def environment(seed: int) -> Iterator[None]:
         "POSTTRAIN_OFFLINE": "1",
         SEED_VARIABLE: str(seed),
     }
-    with changed(**wanted):
+    with _changed(**wanted):
         try:
             yield
         finally:
@@ -103,7 +106,7 @@ def environment(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def changed(**wanted: str) -> Iterator[None]:
+def _changed(**wanted: str) -> Iterator[None]:
     """Environment variables that hold for a while."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
@@ -116,7 +119,7 @@ def changed(**wanted: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def demand(done: dict, what: str) -> None:
+def _demand(done: dict, what: str) -> None:
     """Raises GradingFailed with nbgrader's own log where it did not succeed."""
     if not done["success"]:
         log = (done.get("log") or done.get("error") or "no reason given").splitlines()
@@ -129,11 +132,6 @@ def _answers(syllabus: Path) -> dict[str, list[str]]:
     """For each exercise, the modules of the library that are its answers."""
     topics = yaml.safe_load(syllabus.read_text(encoding="utf-8"))["topics"]
     return {topic["slug"]: topic.get("answers", []) for topic in topics}
-
-
-def _own_programs_first() -> str:
-    here = str(Path(sys.executable).parent)
-    return os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
 
 
 def _configuration(root: Path, folder: Path) -> Config:

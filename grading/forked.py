@@ -14,7 +14,7 @@ import signal
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from jupyter_client.provisioning import LocalProvisioner
@@ -48,7 +48,11 @@ class ForkedProvisioner(LocalProvisioner):
 
 def stop() -> None:
     """Ends the fork server, if one runs, and waits for it."""
-    multiprocessing.forkserver._forkserver._stop()  # there is no public way
+    server = multiprocessing.forkserver._forkserver
+    if server._forkserver_pid is not None:  # to ask it, it would put torch away first
+        with suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)
+    server._stop()  # there is no public way
 
 
 class _Handle:

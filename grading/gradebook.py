@@ -115,6 +115,31 @@ class Writer:
         return self._book.db.execute(query)
 
 
+def create(url: str) -> None:
+    """Makes an empty gradebook unless there is one.
+
+    nbgrader would do it at the first use; it starts a program for that to ask which
+    version its tables have, which takes longer than to grade a submission.
+    """
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from nbgrader import api, dbutil
+    from sqlalchemy import create_engine, inspect, text
+
+    engine = create_engine(url)
+    if not inspect(engine).get_table_names():
+        config = Config()
+        config.set_main_option("script_location", dbutil.ALEMBIC_DIR)
+        version = ScriptDirectory.from_config(config).get_current_head()
+        with engine.begin() as connection:
+            api.Base.metadata.create_all(connection)
+            create_version = "CREATE TABLE alembic_version (version_num VARCHAR(32))"
+            connection.execute(text(create_version))
+            insert = text("INSERT INTO alembic_version VALUES (:version)")
+            connection.execute(insert, {"version": version})
+    engine.dispose()
+
+
 def holds(page: Page | None, record: Record) -> bool:
     """Whether the gradebook has the automatic marks of a record."""
     if page is None:

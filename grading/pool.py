@@ -44,34 +44,25 @@ class Lost:
 
 @dataclass
 class _Member:
-    """One process and the job that it is on."""
+    """One process, the job that it is on, the how manieth try, and since when."""
 
     process: multiprocessing.Process
     pipe: Connection
     job: Any = None
+    tries: int = 0
     since: float = 0.0
 
 
 @dataclass
 class _Queue:
-    """The jobs that are left, those to be tried again first, and how often each was."""
+    """The jobs that are left, those to be tried again first."""
 
     jobs: Iterator[Any]
     again: deque = field(default_factory=deque)
-    tries: dict[int, int] = field(default_factory=dict)
 
-    def next(self) -> Any:
-        job = self.again.popleft() if self.again else next(self.jobs, None)
-        if job is not None:
-            self.tries[id(job)] = self.tries.get(id(job), 0) + 1
-        return job
-
-    def give_back(self, job: Any) -> bool:
-        """Whether the job will be tried again."""
-        if self.tries[id(job)] >= TRIES:
-            return False
-        self.again.append(job)
-        return True
+    def next(self) -> tuple[Any, int]:
+        """A job, None if there is none, and the how manieth try this is."""
+        return self.again.popleft() if self.again else (next(self.jobs, None), 1)
 
 
 class Pool:
@@ -116,13 +107,13 @@ class Pool:
         """A process for every job, up to the size; each gets one."""
         for member in self._members:
             if member.job is None:
-                self._send(member, queue.next())
+                self._send(member, *queue.next())
         while len(self._members) < self._size:
-            job = queue.next()
+            job, tries = queue.next()
             if job is None:
                 return
             self._members.append(self._new())
-            self._send(self._members[-1], job)
+            self._send(self._members[-1], job, tries)
 
     def _result(self, member: _Member, queue: _Queue) -> Iterator[tuple[Any, Any]]:
         job = member.job
@@ -138,13 +129,15 @@ class Pool:
         if kind == "broken":
             raise PoolBroken(f"a worker could not start: {value}")
         member.job = None
-        again = kind == "gone" and queue.give_back(job)
+        again = kind == "gone" and member.tries < TRIES
+        if again:
+            queue.again.append((job, member.tries + 1))
         self._fill(queue)
         if not again:
             yield job, value
 
-    def _send(self, member: _Member, job: Any) -> None:
-        member.job, member.since = job, time.monotonic()
+    def _send(self, member: _Member, job: Any, tries: int) -> None:
+        member.job, member.tries, member.since = job, tries, time.monotonic()
         if job is not None:
             with suppress(OSError):  # it may have ended, which is seen afterwards
                 member.pipe.send(job)

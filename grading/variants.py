@@ -82,7 +82,7 @@ def check(course: Course, slug: str, variants: Sequence[Variant]) -> list[str]:
     problems = []
     for row in rows(variants):
         answers = {variant.task: variant.code for variant in row}
-        nb = rebuild(release, _with_answers(solution, answers)).notebook
+        nb = rebuild(release, with_answers(solution, answers)).notebook
         marks = {mark.task: mark for mark in course.run(slug, nb).marks}
         by_task = {variant.task: variant for variant in row}
         for task, mark in marks.items():
@@ -157,7 +157,8 @@ def _solution(root: Path, slug: str) -> nbformat.NotebookNode:
     return nbformat.read(root / "solutions" / slug / f"{slug}.ipynb", as_version=4)
 
 
-def _with_answers(solution: nbformat.NotebookNode, answers: dict[str, str]) -> dict:
+def with_answers(solution: nbformat.NotebookNode, answers: dict[str, str]) -> dict:
+    """The solution with other code for the tasks that `answers` names."""
     cells = []
     for cell in solution.cells:
         grade_id = cell.metadata.get("nbgrader", {}).get("grade_id", "")
