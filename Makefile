@@ -23,10 +23,12 @@ help:
 	@echo 'make book       install, execute every ready notebook, render the site'
 	@echo 'make test       install, run every check'
 	@echo 'make serve      the rendered site on http://127.0.0.1:$(PORT)  [PORT=8000]'
-	@echo 'make grade      mark submitted/STUDENT/EXERCISE/EXERCISE.ipynb'
+	@echo 'make grade      mark submitted/STUDENT/EXERCISE/EXERCISE.ipynb; goes on'
+	@echo '                where it was cut off  [OPTIONS="--workers 8"]'
 	@echo 'make format     write notebooks, exercises and code as Git wants them'
 	@echo 'make graders    test the graders and keep their scores  [SLUG=attention]'
-	@echo 'make measure    measure experiments over 3 seeds  [SLUG=attention PRESET=cpu]'
+	@echo 'make measure    measure experiments over 3 seeds  [SLUG=attention PRESET=cpu],'
+	@echo '                or the grader itself  [SLUG=grading]'
 	@echo 'make artifacts  build what several chapters start from  [PRESET=ci]'
 	@echo 'make repository URL=https://github.com/OWNER/NAME   move to another address'
 	@echo 'make lock       freeze the versions of this environment into constraints.txt'
@@ -55,7 +57,7 @@ serve: install
 	$(RUN) -m ci.serve --port $(PORT)
 
 grade: install
-	$(RUN) -m grading
+	$(RUN) -m grading $(OPTIONS)
 
 format: install
 	$(RUN) -m ruff check --quiet --fix .
@@ -69,7 +71,7 @@ graders: install
 
 measure: export POSTTRAIN_OFFLINE := 0
 measure: install
-	$(RUN) -m ci.measure $(SLUG) $(if $(SLUG),$(if $(filter command line,$(origin PRESET)),$(PRESET)))
+	$(if $(filter grading,$(SLUG)),$(RUN) -m ci.grading_throughput,$(RUN) -m ci.measure $(SLUG) $(if $(SLUG),$(if $(filter command line,$(origin PRESET)),$(PRESET))))
 
 artifacts: install
 	$(RUN) -m ci.artifacts --preset $(PRESET)

@@ -100,14 +100,9 @@ def _grade(root, where: Class, entries, workers, journal, paged: bool) -> Outcom
     )
     print(f"{_locked()} Hidden cases follow the seed {journal.seed}.", flush=True)
     with Pool(start, workers) as pool, course.api.gradebook as book:
-        writer = gradebook.Writer(book)
-        records, done = _records(pool, entries, journal, writer)
-        pages = writer.pages()
-        for record in records:
-            known = record.exercise in course.exercises and record.status != FAILED
-            if known and not gradebook.holds(pages.get(record.name), record):
-                writer.write(record)
-        pages = writer.pages()
+        records, done = _records(pool, entries, journal)
+        known = [r for r in records if r.exercise in exercises and r.status != FAILED]
+        pages = _enter(gradebook.Writer(book), known)
         records = [_with_hand_marks(record, pages) for record in records]
         if paged:
             _write_pages(pool, where, records, pages)
@@ -116,7 +111,7 @@ def _grade(root, where: Class, entries, workers, journal, paged: bool) -> Outcom
     return Outcome(records, done)
 
 
-def _records(pool, entries, journal, writer) -> tuple[list[Record], int]:
+def _records(pool: Pool, entries, journal: Journal) -> tuple[list[Record], int]:
     """A record for every entry, in their order, and how many of them are new."""
     jobs = [
         worker.Grade(e, journal.records.get((e.student, e.exercise))) for e in entries
@@ -133,6 +128,15 @@ def _records(pool, entries, journal, writer) -> tuple[list[Record], int]:
             bar.update()
             bar.set_postfix_str(f"last: {'/'.join(record.name)} {record.status}")
     return [found[e.student, e.exercise] for e in entries], done
+
+
+def _enter(writer: gradebook.Writer, records: list[Record]) -> dict:
+    """Writes what the gradebook does not have yet; all that it says then."""
+    pages = writer.pages()
+    for record in records:
+        if not gradebook.holds(pages.get(record.name), record):
+            writer.write(record)
+    return writer.pages()
 
 
 def _record(job: worker.Grade, result: Record | Lost) -> Record:

