@@ -247,4 +247,5 @@ def _nothing_back(task: str, trial) -> Verdict:
     if not errors:
         return Verdict(False, f"{task}: nothing came back from the kernel")
     reason = f"{errors[-1].ename}: {errors[-1].evalue}"[:1000]
-    return Verdict(False, f"{task}: {reason}", raised=str(errors[-1].ename)[:100])
+    raised = str(errors[-1].ename)[:80].encode("ascii", "backslashreplace").decode()
+    return Verdict(False, f"{task}: {reason}", raised=raised)

@@ -125,10 +125,11 @@ def digest(value: object) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """The whole file or nothing."""
+    """The whole file or nothing. Half a character (a lone surrogate) is written as its
+    escape, which is what JSON has for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
     part.replace(path)
 
 

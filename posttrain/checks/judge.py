@@ -55,7 +55,8 @@ def verdict(
         lines.append(f"Hint: {hint}")
     lines += _describe(task, cases[smallest], outcomes[smallest], due[smallest])
     mistake = known.answer.__name__ if known else ""
-    return Wrong("\n".join(lines), mistake, hint, outcomes[smallest].error)
+    raised = outcomes[smallest].error[:80].encode("ascii", "backslashreplace").decode()
+    return Wrong("\n".join(lines), mistake, hint, raised)
 
 
 def due_outcomes(task: Task, cases: Sequence[tuple]) -> list[Outcome]:

@@ -159,6 +159,27 @@ def metadata_that_says_skip(folder, solved):
     notebook(folder).write_text(json.dumps(changed))
 
 
+@case(22.0)
+def prints_half_a_character(folder, solved):
+    changed = copy.deepcopy(solved)
+    source = "print('\\ud800')\nraise type('E\\ud800' + 'x' * 9999, (Exception,), {})"
+    extra = {"cell_type": "code", "metadata": {}, "source": source, "outputs": []}
+    changed["cells"].insert(1, {**extra, "execution_count": None})
+    notebook(folder).write_text(json.dumps(changed))
+
+
+@case(20.0)
+def raises_an_error_without_a_proper_name(folder, solved):
+    changed = copy.deepcopy(solved)
+    for cell in changed["cells"]:
+        if cell["metadata"].get("nbgrader", {}).get("grade_id") == "answer_causal_mask":
+            cell["source"] = (
+                "def causal_mask(t_q, t_k):\n"
+                "    raise type('E\\ud800' + '<b>' * 9999, (Exception,), {})('\\udfff')"
+            )
+    notebook(folder).write_text(json.dumps(changed))
+
+
 @case(0.0)
 def points_of_its_own(folder, solved):
     """Nothing solved; the marks stand in the metadata and the outputs."""
