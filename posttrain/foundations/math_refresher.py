@@ -15,17 +15,17 @@ Array = NDArray[np.floating]
 IGNORE = -100  # the label that `F.cross_entropy` leaves out, too
 
 
-def softmax(z: Array, T: float = 1.0) -> Array:
-    """Logits (..., V) to probabilities (..., V): exp(z/T), divided by its sum.
+def softmax(z: Array, tau: float = 1.0) -> Array:
+    """Logits (..., V) to probabilities (..., V): exp(z/tau), divided by its sum.
 
     The largest logit of each row is subtracted first. That changes nothing in the
     result, and no exponential is above 1. A logit of -inf gets probability 0.
-    T: temperature, > 0. Raises ValueError for T <= 0 and for a row whose largest logit
-    is not finite (all -inf, or NaN or +inf in it).
+    tau: temperature, > 0. Raises ValueError for another tau, and for a row whose
+    largest logit is not finite (all -inf, or NaN or +inf in it).
     """
-    if not T > 0:
-        raise ValueError(f"temperature T must be > 0, got {T}; for T -> 0 use argmax")
-    e = np.exp(shifted(z) / T)  # (..., V), in (0, 1]
+    if not tau > 0:
+        raise ValueError(f"temperature tau must be > 0, got {tau}; for 0 use argmax")
+    e = np.exp(shifted(z) / tau)  # (..., V), in (0, 1]
     return e / e.sum(axis=-1, keepdims=True)
 
 

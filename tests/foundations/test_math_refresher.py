@@ -31,12 +31,12 @@ def probabilities(rng, *shape):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), TYPES)
-@pytest.mark.parametrize("T", [0.1, 1.0, 2.0])
-def test_softmax_equals_torch(rng, dtype, tolerance, T):
+@pytest.mark.parametrize("tau", [0.1, 1.0, 2.0])
+def test_softmax_equals_torch(rng, dtype, tolerance, tau):
     z = (50 * rng.standard_normal((2, 3, 7))).astype(dtype)
     z[0, 0, 2] = -np.inf
-    ours = M.softmax(z, T)
-    theirs = (torch.from_numpy(z) / T).softmax(-1).numpy()
+    ours = M.softmax(z, tau)
+    theirs = (torch.from_numpy(z) / tau).softmax(-1).numpy()
     assert ours.dtype == dtype
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=20 * tolerance)
     assert ours[0, 0, 2] == 0
@@ -48,7 +48,7 @@ def test_softmax_survives_what_overflows_the_exponential():
     np.testing.assert_allclose(M.softmax(z), expected, rtol=1e-6)
     np.testing.assert_allclose(M.softmax(z.astype(np.float16)).sum(), 1, atol=1e-3)
     with np.errstate(over="ignore"):  # inf - inf if the logits were divided first
-        assert M.softmax(np.array([1e308, 0.0]), T=0.1).tolist() == [1, 0]
+        assert M.softmax(np.array([1e308, 0.0]), tau=0.1).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -70,10 +70,10 @@ def test_softmax_names_the_row_that_has_no_answer(bad):
         M.log_softmax(z[1])
 
 
-@pytest.mark.parametrize("T", [0, -1.0, float("nan")])
-def test_temperature_must_be_positive(T):
+@pytest.mark.parametrize("tau", [0, -1.0, float("nan")])
+def test_temperature_must_be_positive(tau):
     with pytest.raises(ValueError, match="must be > 0"):
-        M.softmax(np.zeros(3), T)
+        M.softmax(np.zeros(3), tau)
 
 
 def test_softmax_gradients_equal_autograd(rng):
