@@ -63,6 +63,11 @@ def test_the_site_gets_the_sheet(root, tmp_path, monkeypatch):
     assert shell == before[0] and everything != before[1]
 
 
+def test_the_chapter_links_to_the_sheet(root):
+    chapter = (root / SHEET).with_name("math_refresher.ipynb").read_text()
+    assert f"]({SHEET.stem}.pdf)" in chapter
+
+
 def rows_of(text):
     """{first cell: the other cells} of the table of number formats."""
     rows = re.findall(r"^ +\[(?:\*)?([\w ]*)\], (.*),$", text, re.MULTILINE)
