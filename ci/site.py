@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from ci import curriculum_map, repository, syllabus
+from ci import curriculum_map, repository, sheets, syllabus
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGURATION = ("_config.yml", "_toc.yml")
@@ -60,6 +60,8 @@ def prepare(root: Path, build: Path) -> Path:
             unexecuted = page.parts[0] == "exercises"
             source = root / notebook if unexecuted else site / notebook
             write(site / notebook, for_sphinx(source))
+    for sheet in sheets.sheets(root):
+        write(site / sheet.with_suffix(".pdf"), sheets.compiled(root / sheet))
     return site
 
 
@@ -201,7 +203,8 @@ def fingerprints(site: Path) -> tuple[str, str]:
     for path in shared:
         shell.update(f"\0{path.relative_to(site)}\0".encode() + path.read_bytes())
     everything = shell.copy()
-    for path in [site / "book/index.md", *filter(Path.exists, notebooks)]:
+    printed = sorted(site.glob("book/*/*.pdf"))
+    for path in [site / "book/index.md", *filter(Path.exists, notebooks), *printed]:
         everything.update(f"\0{path.relative_to(site)}\0".encode() + path.read_bytes())
     return shell.hexdigest(), everything.hexdigest()
 
@@ -224,7 +227,7 @@ def main() -> int:
     try:
         prepare(ROOT, build)
         entry = render(build)
-    except (SiteError, ValueError) as error:
+    except (SiteError, sheets.SheetError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"The book is ready. Open {os.path.relpath(entry)}")

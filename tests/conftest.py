@@ -45,12 +45,14 @@ def pytest_sessionfinish(session, exitstatus):
     """A topic's tests are those in tests/<part>/test_<slug>*.py."""
     if hasattr(session.config, "workerinput") or exitstatus:
         return
-    for slug in syllabus.load().topics:
-        files = [name for name in SECONDS if _belongs(name, slug)]
-        if files:
-            cpu = sum(SECONDS[name] for name in files)
-            times.record("tests", slug, cpu, cpu)
+    slugs, seconds = list(syllabus.load().topics), defaultdict(float)
+    for name, cpu in SECONDS.items():
+        seconds[_topic(name, slugs)] += cpu
+    for slug in seconds.keys() & set(slugs):
+        times.record("tests", slug, seconds[slug], seconds[slug])
 
 
-def _belongs(name: str, slug: str) -> bool:
-    return name in (f"test_{slug}", f"test_{slug}_experiment")
+def _topic(name: str, slugs: list[str]) -> str:
+    """The topic of a test file: the longest slug that its name begins with, or ""."""
+    stem = f"{name.removeprefix('test_')}_"
+    return max((s for s in slugs if stem.startswith(f"{s}_")), key=len, default="")

@@ -148,7 +148,7 @@ def small(tmp_path):
     for page in site.pages(ROOT / "_toc.yml")[1:]:
         base = root if page.parts[0] == "exercises" else root / "build/site"
         path = (base / page).with_suffix(".ipynb")
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         tagged = new_code_cell('preset = "cpu"', metadata={"tags": ["parameters"]})
         title = new_markdown_cell(f"# {page.name}")
         path.write_text(notebook(title, tagged, new_markdown_cell(ROWS)))
@@ -193,9 +193,9 @@ def test_a_chapter_that_was_not_built_is_named(small):
 
 
 def test_a_page_that_is_not_a_notebook_is_named(small):
-    chapter = small / "build/site" / site.pages(small / "_toc.yml")[1]
-    chapter.with_suffix(".ipynb").write_text("not json")
-    with pytest.raises(site.SiteError, match=r"attention\.ipynb is not a notebook"):
+    chapter = site.pages(small / "_toc.yml")[1].with_suffix(".ipynb")
+    (small / "build/site" / chapter).write_text("not json")
+    with pytest.raises(site.SiteError, match=f"{chapter} is not a notebook"):
         site.prepare(small, small / "build")
 
 
