@@ -15,7 +15,7 @@ from ci.execute import Job, execute, report
 
 
 def jobs(book: syllabus.Syllabus) -> list[Job]:
-    """One job a chapter that is ready, and one a solution."""
+    """One job a chapter that is ready, one a solution, one a guide."""
     found = []
     for topic in book.topics.values():
         if not topic.ready:
@@ -24,7 +24,7 @@ def jobs(book: syllabus.Syllabus) -> list[Job]:
         if topic.graded:
             target = Path("build/solutions")
             found.append(Job(topic.solution, topic.slug, "solution", target=target))
-    return found
+    return found + [Job(guide.chapter, slug) for slug, guide in book.guides.items()]
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ci.repository import Repository
-from ci.syllabus import Syllabus, Topic
+from ci.syllabus import Guide, Syllabus, Topic
 
 SETUP = """\
 # On Colab this installs the book's library; anywhere else it does nothing.
@@ -38,6 +38,11 @@ def chapter_header(topic: Topic, syllabus: Syllabus) -> str:
         before = [_topic_link(syllabus.topics[slug]) for slug in topic.needs]
         lines += ["", f"Helps to know first: {', '.join(before)}."]
     return "\n".join(lines)
+
+
+def guide_header(guide: Guide) -> str:
+    """Title and time."""
+    return f"# {guide.title}\n\nGuide · about {guide.minutes} minutes"
 
 
 def papers(topic: Topic, syllabus: Syllabus) -> str:

@@ -45,7 +45,7 @@ class BadNotebook(ValueError):
 
 
 def notebooks(root: Path = ROOT) -> list[Path]:
-    """Every notebook that is written by hand: chapters and solutions."""
+    """Every notebook that is written by hand: chapters, guides and solutions."""
     found = [*root.glob("book/*/*.ipynb"), *root.glob("solutions/*/*.ipynb")]
     return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
 
@@ -105,14 +105,29 @@ def _check_ids(nb: nbformat.NotebookNode) -> None:
 
 
 def _write_generated(nb: nbformat.NotebookNode, path: Path, root: Path) -> None:
+    texts = _generated(nb, path, root)
+    by_id = {cell.id: cell for cell in nb.cells}
+    for name, text in texts.items():
+        if name not in by_id:
+            raise BadNotebook(f"lacks the cell with the id {name!r}")
+        by_id[name].source = text
+    by_id["setup"].metadata["tags"] = ["remove-cell"]
+
+
+def _generated(nb: nbformat.NotebookNode, path: Path, root: Path) -> dict[str, str]:
+    """The source of each cell, by its id, that is written from the syllabus."""
     syllabus = syllabuses.load(root / "syllabus.yml")
     repository = repositories.read(root)
-    slug = path.stem
-    if slug not in syllabus.topics:
-        raise BadNotebook(f"has no topic {slug!r} in syllabus.yml; add it there first")
-    topic = syllabus.topics[slug]
+    folder, slug = path.relative_to(root).parent, path.stem
+    guide = folder == syllabuses.GUIDES
+    kind, known = ("guide", syllabus.guides) if guide else ("topic", syllabus.topics)
+    if slug not in known:
+        raise BadNotebook(f"has no {kind} {slug!r} in syllabus.yml; add it there first")
+    topic = known[slug]
     texts = {"setup": cells.setup(repository)}
-    if "solutions" in path.relative_to(root).parts:
+    if guide:
+        texts["header"] = cells.guide_header(topic)
+    elif folder.parts[0] == "solutions":
         texts["header"] = cells.exercise_header(topic, nb)
     else:
         texts["header"] = cells.chapter_header(topic, syllabus)
@@ -122,12 +137,7 @@ def _write_generated(nb: nbformat.NotebookNode, path: Path, root: Path) -> None:
             scores = cells.grader_scores(topic, root)
             card = cells.exercise_card(topic, solution, repository, scores)
             texts["exercise-card"] = card
-    by_id = {cell.id: cell for cell in nb.cells}
-    for name, text in texts.items():
-        if name not in by_id:
-            raise BadNotebook(f"lacks the cell with the id {name!r}")
-        by_id[name].source = text
-    by_id["setup"].metadata["tags"] = ["remove-cell"]
+    return texts
 
 
 def _clean(nb: nbformat.NotebookNode) -> None:

@@ -4,7 +4,8 @@
 
 A chapter stores the outputs of cells tagged `nbval-check-output`, as they are with
 preset "ci". nbval takes no parameters, so it runs copies under build/nbval that have
-the preset written in, one process a chapter.
+the preset written in, one process a chapter. Guides store no output: what they show
+follows from measured files.
 """
 
 import sys

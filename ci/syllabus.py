@@ -8,7 +8,7 @@ is one entry in `syllabus.schema.json` and one attribute of `Topic`.
 
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import yaml
 from ci.syllabus_rules import problems
 
 ROOT = Path(__file__).resolve().parent.parent
+GUIDES = Path("book/guides")
 
 
 class SyllabusError(ValueError):
@@ -99,6 +100,21 @@ class Topic:
 
 
 @dataclass(frozen=True)
+class Guide:
+    """A page that says how to do something with the book; no topic, never graded."""
+
+    slug: str
+    title: str
+    summary: str
+    minutes: int
+
+    @property
+    def chapter(self) -> Path:
+        """The page, relative to the root of the repository."""
+        return GUIDES / f"{self.slug}.ipynb"
+
+
+@dataclass(frozen=True)
 class Syllabus:
     """All of `syllabus.yml`; every mapping is in the order of the file."""
 
@@ -106,6 +122,7 @@ class Syllabus:
     parts: dict[str, Part]
     pillars: dict[int, str]
     papers: dict[str, Paper]
+    guides: dict[str, Guide] = field(default_factory=dict)
 
 
 def load(path: Path | None = None) -> Syllabus:
@@ -125,7 +142,7 @@ def load(path: Path | None = None) -> Syllabus:
 
 
 def check_tree(syllabus: Syllabus, root: Path) -> list[str]:
-    """Compare ready topics with the files under `root` and with its `_toc.yml`."""
+    """Compare ready topics and guides with the files under `root` and `_toc.yml`."""
     ready = [topic for topic in syllabus.topics.values() if topic.ready]
     found, pages = [], []
     for topic in ready:
@@ -140,6 +157,13 @@ def check_tree(syllabus: Syllabus, root: Path) -> list[str]:
                     f"topic {topic.slug}: status is 'ready' but {file} is not there; "
                     "add the file or set the status to 'planned'"
                 )
+    for guide in syllabus.guides.values():
+        pages.append(guide.chapter)
+        if not (root / guide.chapter).is_file():
+            found.append(
+                f"guide {guide.slug}: {guide.chapter} is not there; add the file or "
+                "remove the guide"
+            )
     if not (root / "_toc.yml").is_file():
         return [
             *found,
@@ -196,7 +220,8 @@ def _build(document: dict) -> Syllabus:
         for order, part in enumerate(document["parts"])
     }
     papers = {key: Paper(key, **paper) for key, paper in document["papers"].items()}
-    return Syllabus(topics, parts, document["pillars"], papers)
+    guides = {guide["slug"]: Guide(**guide) for guide in document.get("guides", [])}
+    return Syllabus(topics, parts, document["pillars"], papers, guides)
 
 
 def _toc_files(entry: Any) -> list[str]:
@@ -214,9 +239,12 @@ def _compare_toc(expected: list[str], listed: list[str]) -> list[str]:
     missing = [page for page in expected if page not in listed]
     extra = [page for page in listed if page not in expected]
     twice = [page for page, count in Counter(listed).items() if count > 1]
-    found = [f"_toc.yml: {page} is missing; its topic is 'ready'" for page in missing]
+    found = [
+        f"_toc.yml: {page} is missing; its topic is 'ready', or it is a guide"
+        for page in missing
+    ]
     found += [
-        f"_toc.yml: {page} belongs to no ready topic; remove it, "
+        f"_toc.yml: {page} belongs to no ready topic and is no guide; remove it, "
         "or set the topic's status to 'ready' in syllabus.yml"
         for page in extra
     ]

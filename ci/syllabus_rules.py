@@ -32,9 +32,13 @@ def problems(document: Any) -> list[str]:
 
 
 def _unique_names(document: dict) -> Iterator[str]:
-    """No slug and no part twice: a slug is a folder's name."""
+    """No slug and no part twice: a slug is a folder's name, and keeps times apart."""
+    topics = [topic["slug"] for topic in document["topics"]]
+    guides = [guide["slug"] for guide in document.get("guides", [])]
+    taken = [slug for slug in topics if slug in guides]
     for kind, names in (
-        ("topic", [topic["slug"] for topic in document["topics"]]),
+        ("topic", topics),
+        ("guide", guides + taken),
         ("part", [part["id"] for part in document["parts"]]),
     ):
         for name, count in Counter(names).items():
@@ -134,7 +138,7 @@ def _explain(error: ValidationError, document: Any) -> Iterator[str]:
 def _place(path: list, document: Any) -> tuple[str, str]:
     """Turn ["topics", 6, "papers", 0] into "topic attention" and "papers[0] "."""
     where, rest = "syllabus.yml", path
-    if len(path) > 1 and path[0] in ("topics", "parts", "papers"):
+    if len(path) > 1 and path[0] in ("topics", "parts", "guides", "papers"):
         entry, rest = document[path[0]][path[1]], path[2:]
         name = path[1]
         if isinstance(name, int) and isinstance(entry, dict):

@@ -1,4 +1,4 @@
-"""Measured results, as `make measure` wrote them: `load("attention", "cpu")`.
+"""Measured results, as they were written: `load("attention", "cpu")`.
 
 One small JSON file an experiment and preset, `results/<slug>.<preset>.json`:
 
@@ -6,6 +6,9 @@ One small JSON file an experiment and preset, `results/<slug>.<preset>.json`:
     version        the experiment's `VERSION` when it was measured
     provenance     date, command, hardware, versions, data
     runs           one a seed: seed, cpu_seconds, result (what `run` returned)
+
+What is no experiment of a topic has a file of its own form, `results/<name>.json`, with
+the same provenance: `read("grading_throughput")`.
 """
 
 import json
@@ -39,18 +42,22 @@ def load(slug: str, preset: str) -> dict:
     no checkout. Raises FileNotFoundError where it was never measured, ValueError for a
     file that is not what `make measure` writes.
     """
-    name = f"{slug}.{preset}.json"
-    folder = _folder()
-    if folder is None or not (file := folder / name).is_file():
-        raise FileNotFoundError(
-            f"no measured result results/{name}; "
-            f"write it with `python -m ci.measure {slug} {preset}` (make measure)"
-        )
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"results/{name} is not JSON: {error}") from None
+    command = f"`python -m ci.measure {slug} {preset}` (make measure)"
+    record = _parsed(f"{slug}.{preset}.json", command)
     validate(record, slug, preset)
+    return record
+
+
+def read(name: str) -> dict:
+    """The measured result `results/<name>.json`, of which only provenance is checked.
+
+    Found as by `load`. Raises FileNotFoundError where it was never measured, ValueError
+    for a file that is no JSON object or does not say how it was measured.
+    """
+    where = f"results/{name}.json"
+    record = _parsed(f"{name}.json", "`make measure`")
+    _fields(record, {"provenance": dict}, where)
+    _fields(record["provenance"], PROVENANCE, f"{where}, provenance")
     return record
 
 
@@ -85,6 +92,19 @@ def _fields(value: object, expected: dict, where: str) -> None:
                 f"{where} has {field!r} = {value[field]!r} of type "
                 f"{type(value[field]).__name__}; measure it again"
             )
+
+
+def _parsed(name: str, command: str) -> object:
+    """The content of results/`name`, which `command` writes."""
+    folder = _folder()
+    if folder is None or not (file := folder / name).is_file():
+        raise FileNotFoundError(
+            f"no measured result results/{name}; write it with {command}"
+        )
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"results/{name} is not JSON: {error}") from None
 
 
 def _folder() -> Traversable | None:

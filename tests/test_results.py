@@ -87,3 +87,29 @@ def test_each_field_is_checked(change, message):
         results.validate(record, "attention", "cpu")
     with pytest.raises(ValueError, match="expected an object"):
         results.validate([record], "attention", "cpu")
+
+
+def test_read_what_is_no_experiment(checkout):
+    record = {"provenance": RECORD["provenance"], "submissions": 50}
+    (checkout / "speed.json").write_text(json.dumps(record))
+    assert results.read("speed") == record
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "results/speed.json is a list, expected an object"),
+        ("{", "results/speed.json is not JSON"),
+        ("{}", "results/speed.json has no field 'provenance'; measure it again"),
+        ('{"provenance": {}}', "speed.json, provenance has no field 'date'"),
+    ],
+)
+def test_what_read_refuses(checkout, content, message):
+    (checkout / "speed.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        results.read("speed")
+
+
+def test_read_what_was_never_measured(checkout):
+    with pytest.raises(FileNotFoundError, match=r"results/speed\.json.*make measure"):
+        results.read("speed")

@@ -20,7 +20,7 @@ NOTEBOOKS = [
     "exercises/attention/attention.ipynb",
 ]
 AFTER = """
-import posttrain, posttrain.checks, posttrain.results
+import posttrain, posttrain.checks, posttrain.guides.grading, posttrain.results
 print(posttrain.__file__)
 print(len(posttrain.results.load("attention", "cpu")["runs"]))
 posttrain.checks.grader("attention")

@@ -158,6 +158,35 @@ def test_a_notebook_of_no_topic_is_refused(write, tree):
         format.formatted(path, tree)
 
 
+@pytest.fixture
+def write_guide(tree):
+    """Writes a guide of the required cells; its path."""
+
+    def _write(slug):
+        path = tree / f"book/guides/{slug}.ipynb"
+        path.parent.mkdir()
+        cells = [new_markdown_cell("x", id="header"), new_code_cell("x", id="setup")]
+        nbformat.write(new_notebook(cells=cells), path)
+        return path
+
+    return _write
+
+
+def test_a_guide_has_no_priority_papers_or_exercise(write_guide, tree):
+    path = write_guide("grading")
+    assert path in format.notebooks(tree)
+    text = format.formatted(path, tree)
+    assert list(cells_of(text)) == ["header", "setup"]
+    header = source_of(text, "header")
+    assert header.startswith("# Grading a class\n\nGuide · about ")
+    assert "POSTTRAIN_SOURCE" in source_of(text, "setup")
+
+
+def test_a_guide_that_the_syllabus_does_not_know_is_refused(write_guide, tree):
+    with pytest.raises(format.BadNotebook, match="no guide 'attention' in syllabus"):
+        format.formatted(write_guide("attention"), tree)
+
+
 def test_the_command_names_the_file_and_goes_on(root):
     command = [sys.executable, "-m", "ci.format", "--check"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)

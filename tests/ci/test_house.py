@@ -74,11 +74,12 @@ def test_hooks_call_what_is_there(root):
         assert module == "ruff" or (root / f"{module.replace('.', '/')}.py").exists()
 
 
-def test_the_book_runs_chapters_and_solutions():
+def test_the_book_runs_chapters_guides_and_solutions():
     jobs = book.jobs(syllabus.load())
     paths = {job.path.as_posix(): job.stage for job in jobs}
     assert paths["book/foundations/attention.ipynb"] == "chapter"
     assert paths["solutions/attention/attention.ipynb"] == "solution"
+    assert paths["book/guides/grading.ipynb"] == "chapter"
 
 
 def test_every_ready_experiment_was_measured_as_it_stands():

@@ -142,6 +142,13 @@ def test_checks_loaded_by_name_are_imports(root):
     assert "posttrain/checks/attention.py" in key(root)
 
 
+def test_a_result_of_its_own_form_is_a_part_where_it_is_named(root):
+    (root / "results/speed.json").write_text("{}")
+    assert "results/speed.json" not in key(root)
+    write(root / "a.ipynb", [cell("results.read('speed')")])
+    assert "results/speed.json" in key(root)
+
+
 def test_data_counts_only_for_what_can_load_it(root, monkeypatch):
     assert "data text" not in key(root)
     write(root / "a.ipynb", [cell("from posttrain import data")])

@@ -369,7 +369,7 @@ def test_ready_topic_without_a_graded_exercise(tree, document):
         (["book/one/alpha"], "exercises/alpha/alpha is missing; its topic is 'ready'"),
         (
             ["book/one/alpha", "exercises/alpha/alpha", "book/one/beta"],
-            "book/one/beta belongs to no ready topic; remove it",
+            "book/one/beta belongs to no ready topic and is no guide; remove it",
         ),
         (
             ["book/one/alpha", "exercises/alpha/alpha", "book/one/alpha"],
@@ -418,3 +418,47 @@ def test_answers_name_modules_that_exist():
     topics = load().topics
     assert topics["attention"].answers == ("posttrain.foundations.attention",)
     assert topics["lora"].answers == ()
+
+
+@pytest.fixture
+def guided(tree, document):
+    """The same tree with a guide, which the table of contents lists last."""
+    guide = {"slug": "way", "title": "A way", "summary": "Go.", "minutes": 9}
+    document["guides"] = [guide]
+    (tree / "syllabus.yml").write_text(yaml.safe_dump(document, sort_keys=False))
+    (tree / "book/guides").mkdir()
+    (tree / "book/guides/way.ipynb").write_text("{}")
+    toc(tree, "book/one/alpha", "exercises/alpha/alpha", "book/guides/way")
+    return tree
+
+
+def test_guides_are_pages_beside_the_topics(guided):
+    book = load(guided / "syllabus.yml")
+    assert book.guides["way"].chapter.as_posix() == "book/guides/way.ipynb"
+    assert check_tree(book, guided) == []
+
+
+def test_a_guide_must_be_there_and_listed(guided):
+    book = load(guided / "syllabus.yml")
+    toc(guided, "book/one/alpha", "exercises/alpha/alpha")
+    (line,) = check_tree(book, guided)
+    assert line.startswith("_toc.yml: book/guides/way is missing;")
+    (guided / "book/guides/way.ipynb").unlink()
+    assert check_tree(book, guided)[0] == (
+        "guide way: book/guides/way.ipynb is not there; add the file or remove the "
+        "guide"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"minutes": 0}, "guide way: minutes is 0; use whole minutes"),
+        ({"part": "one"}, "guide way: unknown field 'part'"),
+        ({"slug": "beta"}, "guide beta: the name is used 2 times"),
+    ],
+)
+def test_planted_fault_of_a_guide(guided, document, change, problem):
+    document["guides"][0].update(change)
+    (line,) = problems(document)
+    assert line.startswith(problem)

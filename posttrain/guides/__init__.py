@@ -1,0 +1,1 @@
+"""Figures and numbers of the guides: the pages for those who teach with the book."""
