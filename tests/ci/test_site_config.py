@@ -55,13 +55,15 @@ def test_every_style_is_listed_and_local():
         assert "@import" not in text, path
 
 
-def test_table_of_contents_lists_the_ready_topics_and_no_other():
+def test_table_of_contents_lists_ready_topics_and_guides_and_no_other():
     expected = [Path("book/index")]
-    for topic in syllabus.load(ROOT / "syllabus.yml").topics.values():
+    book = syllabus.load(ROOT / "syllabus.yml")
+    for topic in book.topics.values():
         if topic.ready:
             expected.append(topic.chapter.with_suffix(""))
             if topic.graded:
                 expected.append(topic.exercise.with_suffix(""))
+    expected += [guide.chapter.with_suffix("") for guide in book.guides.values()]
     assert site.pages(ROOT / "_toc.yml") == expected
 
 
