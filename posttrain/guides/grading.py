@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from posttrain.plot import display_figure, figure, palette, titles
 
 STOCK, OURS = "nbgrader autograde", "make grade"
+KILLS = "runs grader worker kernel marks_changed graded_twice"
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class Measured:
     """`results/grading_throughput.json`.
 
     fast, slow: a race with quick answers, and one with answers of `answer_seconds`.
-    memory: for each size of a class `submissions`, `grader_mib` and `workers_mib`.
-    kills: `runs`, how often each of `grader`, `worker` and `kernel` was killed, and
-    `marks_changed`.
+    memory: for each size of a class `submissions`, and the highest resident memory of
+    the grader, `grader_mib`, and of its largest worker, `workers_mib`.
+    kills: `runs`, how often each of `grader`, `worker` and `kernel` was killed, and of
+    how many submissions `marks_changed` or which were `graded_twice`.
     """
 
     workers: int
@@ -69,7 +71,7 @@ class Measured:
                 _race(slow["submissions"], [slow]),
                 slow["answer_seconds"],
                 [_only(m, "submissions grader_mib workers_mib") for m in _some(record)],
-                _only(record["kills"], "runs grader worker kernel marks_changed"),
+                _only(record["kills"], KILLS),
                 record["provenance"],
             )
         except KeyError as error:
