@@ -1,6 +1,6 @@
 """Grades everything that was handed in.
 
-    python -m grading [--submitted submitted] [--output .] [--workers N] [--seed N]
+    python -m grading [--submitted submitted] [--output .] [--workers N] [--seed N|new]
                       [--no-feedback]
 
 Reads `submitted/<student>/<slug>/<slug>.ipynb`, or an archive in its place (see
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import signal
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from grading import report
 from grading.batch import Busy, Class, Outcome, grade
 from grading.containment.lock import NotContained
 from grading.gradebook import GradebookFailed
-from grading.journal import JournalDamaged
+from grading.journal import BITS, JournalDamaged
 from grading.pool import PoolBroken
 from grading.record import FAILED, REJECTED
 from grading.runner import GradingFailed
@@ -46,7 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--submitted", type=Path, default=ROOT / "submitted")
     parser.add_argument("--output", type=Path, default=ROOT)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", type=int, help="of the hidden cases, to regrade")
+    parser.add_argument(
+        "--seed", type=_seed, help="of the hidden cases, a number or `new`, to regrade"
+    )
     parser.add_argument("--no-feedback", action="store_true", help="marks only")
     options = parser.parse_args(arguments)
     if options.workers < 1:
@@ -72,6 +75,15 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 130
     return _tell(outcome, options)
+
+
+def _seed(text: str) -> int:
+    """The seed that is meant: a whole number, or `new` for one that nobody guesses."""
+    if text == "new":
+        return secrets.randbits(BITS)
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither `new` nor a number >= 0")
+    return int(text)
 
 
 def _tell(outcome: Outcome, options: argparse.Namespace) -> int:

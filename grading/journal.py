@@ -20,6 +20,7 @@ from pathlib import Path
 from grading.record import Record
 
 FORMAT = 1
+BITS = 128  # of a seed that is drawn
 
 
 class JournalDamaged(RuntimeError):
@@ -40,7 +41,7 @@ class Journal:
             self._read(number, line)
         self._file = path.open("ab")
         if self.seed is None or seed not in (None, self.seed):
-            self.seed = secrets.randbits(31) if seed is None else seed
+            self.seed = secrets.randbits(BITS) if seed is None else seed
             self._write({"format": FORMAT, "seed": self.seed})
 
     def add(self, record: Record) -> None:

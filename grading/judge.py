@@ -5,7 +5,7 @@
 It makes the cases, is given what an answer returned for them (text from a place that is
 not trusted), and compares with the reference. Nothing of a submission is ever on its
 path or run in it. It has read all checks when it lowers its own rights: another user
-when started by root, no new privileges, no files written, no processes started.
+when started by root, no new privileges, no files written.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _wrong(message: str) -> dict:
 
 
 def lower_rights() -> None:
-    """From here on: no root, no new privileges, no files written, no processes."""
+    """From here on: no root, no new privileges, no files written."""
     libc = ctypes.CDLL(None, use_errno=True)
     if os.getuid() == 0:
         os.setgroups([])

@@ -20,6 +20,7 @@ import nbformat
 
 from grading import intake, runner
 from grading.exercise import Exercise
+from grading.inert import make_inert
 from grading.judge import Judge
 from grading.rebuild import rebuild
 from grading.record import FAILED, GRADED, REJECTED, Record
@@ -90,6 +91,7 @@ class Worker:
             reason = f"not run: {error}"
             return Record(student, slug, FAILED, "", reason, max_score=most)
         notebook, _ = self._limit.preprocess(run.notebook, {})
+        make_inert(notebook)  # the formgrader would let it act in its reader's browser
         write(target, nbformat.writes(notebook))
         seconds = round(time.monotonic() - start, 3)
         empty = tuple(exercise.unanswered(rebuilt.notebook))
@@ -129,7 +131,10 @@ def write(path: Path, text: str) -> None:
     escape, which is what JSON has for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
 
 

@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 
+from grading import variants
 from posttrain.checks import Mistake, Task, grader, judge
 
 SLUGS = judge.exercises()
@@ -26,6 +27,16 @@ def test_every_mistake_is_refused_with_its_own_hint(slug, name):
             assert message is not None, mistake.answer
             assert message.hint == mistake.hint, mistake.answer
             assert mistake.hint in message.message, mistake.answer
+
+
+@pytest.mark.parametrize(("slug", "name"), TASKS)
+def test_right_answers_are_accepted_whatever_the_seed(slug, name, root):
+    """Rounding that a tolerance does not allow for shows on one seed in many."""
+    right = variants.load(root / "solutions" / slug / "variants.py").RIGHT[name]
+    for seed in range(20):
+        for answer in right:
+            task, cases, came = outcomes(slug, name, answer, seed, True)
+            assert judge.verdict(name, task, cases, came) is None, (answer, seed)
 
 
 @pytest.mark.parametrize(("slug", "name"), TASKS)

@@ -266,6 +266,18 @@ def test_nothing_to_grade_says_where_to_put_it(tmp_path, capsys):
     assert "submitted/STUDENT/EXERCISE/EXERCISE.ipynb" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seed", ["-1", "0x1", "old"])
+def test_what_is_no_seed_is_refused(tmp_path, capsys, seed):
+    with pytest.raises(SystemExit):
+        call(tmp_path, f"--seed={seed}")
+    assert f"{seed!r} is neither `new` nor a number >= 0" in capsys.readouterr().err
+
+
+def test_a_new_seed_is_not_guessed():
+    assert command._seed("17") == 17
+    assert command._seed("new") >> 64 != command._seed("new") >> 64
+
+
 def test_no_workers_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         call(tmp_path, "--workers", "0")

@@ -4,8 +4,15 @@ import base64
 import re
 
 import pytest
+from nbformat.v4 import (
+    new_code_cell,
+    new_markdown_cell,
+    new_notebook,
+    new_output,
+)
 
 from grading.feedback import Pages
+from grading.inert import make_inert
 from grading.rebuild import rebuild
 from grading.record import GRADED, Record
 
@@ -68,3 +75,17 @@ def test_hidden_tests_are_not_shown(page):
 def test_what_was_wrong_is_shown(page):
     assert "It raised ValueError" in page
     assert "0.0 / 22.0" in page
+
+
+def test_what_formgrader_reads_is_inert_too():
+    """Of what is kept as it was run, nothing acts in the browser of who marks it."""
+    output = new_output("display_data", data=dict(SHOWS))
+    code = new_code_cell("1", outputs=[output])
+    answer = new_markdown_cell(f"a < b {EVIL}", attachments={"x.svg": {}})
+    answer.metadata["nbgrader"] = {"solution": True, "grade_id": "essay"}
+    notebook = new_notebook(cells=[code, answer])
+    for _ in range(2):  # twice does no harm
+        make_inert(notebook)
+        assert output.data == {"text/plain": EVIL}
+        assert answer.source == f"a &lt; b {EVIL}".replace("<", "&lt;")
+        assert "attachments" not in answer
