@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from posttrain.checks import autograd as autograd_checks
 from posttrain.foundations import autograd_experiment as experiment
 from posttrain.foundations import autograd_layers as layers
 from posttrain.foundations import autograd_training as training
@@ -315,3 +316,17 @@ def test_big_presets_build_and_step(preset):
             y = torch.zeros(setup.B, dtype=torch.long)
             loss = training.train_step(net, Adam(0.01), x, y)
             assert loss.shape == ()
+
+
+def test_the_exercise_judges_adam_as_torch_runs_it():
+    rng = torch.Generator().manual_seed(0)
+    for p, grads, lr, beta1, beta2, eps in autograd_checks.adam_cases(rng, hidden=True):
+        due = autograd_checks.reference_adam(p, grads, lr, beta1, beta2, eps)
+        leaf = p.clone().requires_grad_()
+        optimizer = torch.optim.Adam([leaf], lr=lr, betas=(beta1, beta2), eps=eps)
+        for g, position in zip(grads, due["p"], strict=True):
+            leaf.grad = g.clone()
+            optimizer.step()
+            torch.testing.assert_close(leaf.detach(), position)
+        torch.testing.assert_close(due["m"], optimizer.state[leaf]["exp_avg"])
+        torch.testing.assert_close(due["v"], optimizer.state[leaf]["exp_avg_sq"])
