@@ -74,8 +74,8 @@ class Value:
         x = self.data
         if (x == 0 and n < 0) or (x < 0 and n != int(n)):
             raise ValueError(f"{x:g} ** {n:g} is not a real number")
-        if n == 0 or (x == 0 and n > 1):
-            slope = 0.0  # also where x ** (n - 1) is not defined
+        if n == 0:
+            slope = 0.0  # at x = 0 too, where x ** -1 is not defined
         elif x == 0 and n < 1:
             slope = math.inf
         else:

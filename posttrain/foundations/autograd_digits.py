@@ -4,7 +4,7 @@ The digits 0 to 9 are drawn from 21 font files that Matplotlib brings along, the
 turned, sheared, stretched, moved, dimmed and covered with noise. One font family is
 kept for testing: can a model read a typeface that it has never seen?
 
-This is not handwriting. It is a small honest task with ten classes, easier than MNIST.
+This is not handwriting: do not compare results with those on MNIST.
 """
 
 from __future__ import annotations

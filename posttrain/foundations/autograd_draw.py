@@ -34,9 +34,8 @@ def draw(root: Value, alt: str, caption: str = "") -> None:
     words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     display(
         HTML(
-            '<figure class="pt-figure" style="max-width:640px"><div tabindex="0" '
-            f'role="group" aria-label="Graph" style="overflow-x:auto">{svg(root, alt)}'
-            f"</div>{words}</figure>"
+            '<figure class="pt-figure" style="max-width:640px;overflow-x:auto">'
+            f"{svg(root, alt)}{words}</figure>"
         )
     )
 
@@ -58,7 +57,8 @@ def svg(root: Value, alt: str) -> str:
     return (
         f'<svg role="img" aria-label="{escape(alt)}" xmlns="http://www.w3.org/2000/svg"'
         f' viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
-        f' height="{height:.0f}" style="display:block;margin:auto" font-size="13"'
+        f' height="{height:.0f}" font-size="13" style="display:block;margin:auto;'
+        f'min-width:{width:.0f}px"'  # on a narrow page it scrolls, and stays readable
         f' font-family="sans-serif" fill="currentColor">{body}</svg>'
     )
 

@@ -4,7 +4,7 @@
 
     toy       the scalar engine trains an MLP on two moons and on a spiral
     faults    the same on the moons, with and without `zero_grad`
-    modes     seconds for a gradient of n inputs, forward mode and reverse mode
+    modes     CPU seconds for a gradient of n inputs, forward mode and reverse mode
     digits    SGD, SGD with momentum and Adam over a range of learning rates: plain,
               with batch normalisation, and with badly scaled inputs
     evaluation  accuracy of the normalised network in the right and the wrong mode
@@ -103,7 +103,7 @@ def run_toy(name: str, setup: Preset, seed: int) -> dict:
         "losses": rounded(losses),
         "train_accuracy": toy.accuracy(model, points, labels),
         "test_accuracy": toy.accuracy(model, *fresh),
-        "points": [rounded(point, 2) for point in points],
+        "points": [rounded(point, 3) for point in points],
         "labels": labels,
         "map": decision_map(model),
     }
@@ -159,7 +159,7 @@ def chain_of_products(x: Sequence) -> object:
 
 
 def time_modes(n: int, seed: int, repeats: int = 3) -> dict[str, float]:
-    """Seconds (best of `repeats`) for the value, and for the gradient in each mode."""
+    """CPU seconds, best of `repeats`: the value alone, its gradient in each mode."""
     rng = random.Random(seed)
     x = [rng.gauss(0, 1) for _ in range(n)]
     return {
@@ -173,15 +173,15 @@ def time_modes(n: int, seed: int, repeats: int = 3) -> dict[str, float]:
 
 
 def _best(work: Callable[[], object], repeats: int) -> float:
-    """The least time of several: what else runs on the machine only ever adds."""
+    """The least CPU time of several runs: disturbances only ever add."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return float(f"{min(times):.3g}")
 
 
 def rounded(values: Sequence[float], digits: int = 4) -> list[float]:
-    """Short numbers for the result file."""
-    return [round(value, digits) for value in values]
+    """Short numbers for the result file: so many digits that count."""
+    return [float(f"{value:.{digits}g}") for value in values]

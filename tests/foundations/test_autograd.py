@@ -61,6 +61,7 @@ def test_the_random_graphs_hold_what_can_go_wrong():
     steps = [step for program in PROGRAMS for step in program.steps]
     assert {name for name, _, _ in steps} == {*BINARY, *UNARY}
     assert any(len(used) == 2 and used[0] == used[1] for _, used, _ in steps)
+    assert any(len(used) == 2 and used[0] != used[1] for _, used, _ in steps)
     exponents = {constant for name, _, constant in steps if name == "**"}
     assert {0, 1, 2, -1, 0.5} <= exponents
     uses = itertools.chain.from_iterable(used for _, used, _ in PROGRAMS[59].steps)

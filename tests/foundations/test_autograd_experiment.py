@@ -1,6 +1,7 @@
 """Backward passes by hand against torch, the digits, and the experiment."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from posttrain.foundations.autograd_digits import (
     SEEN,
     SIZE,
     UNSEEN,
+    distortions,
     drawn,
     make_digits,
 )
@@ -142,6 +144,12 @@ def test_net_equals_torch_with_every_gradient(batch_norm):
         torch.testing.assert_close(gradient, params[name].grad)
 
 
+def test_net_starts_with_variance_two_over_inputs():
+    net = Net((300, 200, 5), True, torch.Generator().manual_seed(0))
+    assert net.params["W0"].std().item() == pytest.approx((2 / 300) ** 0.5, rel=0.02)
+    assert set(net.params) == {"W0", "gamma0", "beta0", "W1", "b1"}
+
+
 @pytest.mark.parametrize(
     ("ours", "make"),
     [
@@ -196,6 +204,19 @@ def test_a_mean_picture_shows_the_digit():
     assert columns[5:7].min() > columns[[0, 1, 10, 11]].max() + 0.5
     sevens = digits.x[digits.y == 7].mean(dim=0).view(SIZE, SIZE)
     assert sevens[1:4].mean() > sevens[8:11].mean()
+
+
+def test_distortions_stay_within_their_limits_and_are_centred():
+    maps = distortions(4000, torch.Generator().manual_seed(0))
+    angle = torch.atan2(maps[:, 1, 0], maps[:, 0, 0]) * 180 / math.pi
+    assert 14 < angle.abs().max() <= 15
+    assert angle.mean().abs() < 0.5
+    moved = maps[:, :, 2]
+    assert 0.14 < moved.abs().max() <= 0.15
+    assert moved.mean(dim=0).abs().max() < 0.01
+    width = maps[:, :, 0].norm(dim=1)
+    assert width.min() + 1e-6 >= 0.8 / 1.15
+    assert width.max() <= 0.8 / 0.75 + 1e-6
 
 
 def test_an_unknown_font_lists_the_known_ones():
