@@ -3,7 +3,7 @@
 References: torch.autograd in float64 (Value, backward, mlp, losses, BatchNorm's
 gradients), `F.batch_norm` with its running statistics, Adam's means as explicit sums
 (tests hold them against `torch.optim.Adam`, whose import takes seconds). An order of
-nodes is judged by what it is for: the gradients that a sweep in this order finds.
+nodes is judged by what it is for: values that are computed along it.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def order_cases(rng, hidden):
 
 
 def drive_order(answer, parents, partials, tail):
-    """Asks for an order, and finds the gradients by a sweep from its end.
+    """Asks for an order, and computes values along it: a node needs its parents'.
 
     tail: so many more nodes follow the last one, each a copy of the one before.
     """
@@ -173,28 +173,34 @@ def drive_order(answer, parents, partials, tail):
 
     size = len(parents)
     edges = [*parents, *([size - 1 + i] for i in range(tail))]
-    slopes = [*partials, *([1.0] for _ in range(tail))]
     nodes = []
     for number, used in enumerate(edges):
         nodes.append(Node(number, tuple(nodes[i] for i in used)))
     order = [node.number for node in answer(nodes[-1])]
-    grads = [0.0] * len(edges)
-    grads[-1] = 1.0
-    for node in reversed(order):
-        for parent, partial in zip(edges[node], slopes[node], strict=True):
-            grads[parent] += partial * grads[node]
+    values = [0.0] * len(edges)
+    for node in order:
+        slopes = partials[node] if node < size else [1.0]
+        pairs = zip(edges[node], slopes, strict=True)
+        values[node] = node + 1 + sum(slope * values[i] for i, slope in pairs)
     return {
         "nodes, sorted": sorted(node for node in order if node < size),
         "of the tail": sum(node >= size for node in order),
-        "gradients": grads[:size],
+        "values along the order": values[:size],
+        "last": order[-1] if order else None,
     }
 
 
 def reference_order(parents, partials, tail):
+    used, values = used_nodes(parents), []
+    for node, (own, slopes) in enumerate(zip(parents, partials, strict=True)):
+        pairs = zip(own, slopes, strict=True)
+        value = node + 1 + sum(slope * values[i] for i, slope in pairs)
+        values.append(float(value) if node in used else 0.0)
     return {
-        "nodes, sorted": used_nodes(parents),
+        "nodes, sorted": used,
         "of the tail": tail,
-        "gradients": sum_over_paths(parents, partials),
+        "values along the order": values,
+        "last": len(parents) - 1 + tail,
     }
 
 

@@ -148,7 +148,7 @@ def small(tmp_path):
     for page in site.pages(ROOT / "_toc.yml")[1:]:
         base = root if page.parts[0] == "exercises" else root / "build/site"
         path = (base / page).with_suffix(".ipynb")
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         tagged = new_code_cell('preset = "cpu"', metadata={"tags": ["parameters"]})
         title = new_markdown_cell(f"# {page.name}")
         path.write_text(notebook(title, tagged, new_markdown_cell(ROWS)))
