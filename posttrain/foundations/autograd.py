@@ -56,9 +56,8 @@ class Value:
 
     def __mul__(self, other: Value | float) -> Value:
         other = as_value(other)
-        return Value(
-            self.data * other.data, (self, other), (other.data, self.data), "*"
-        )
+        a, b = self.data, other.data
+        return Value(a * b, (self, other), (b, a), "*")
 
     def __truediv__(self, other: Value | float) -> Value:
         other = as_value(other)

@@ -193,9 +193,9 @@ def test_a_chapter_that_was_not_built_is_named(small):
 
 
 def test_a_page_that_is_not_a_notebook_is_named(small):
-    chapter = small / "build/site" / site.pages(small / "_toc.yml")[1]
-    chapter.with_suffix(".ipynb").write_text("not json")
-    with pytest.raises(site.SiteError, match=r"attention\.ipynb is not a notebook"):
+    chapter = site.pages(small / "_toc.yml")[1].with_suffix(".ipynb")
+    (small / "build/site" / chapter).write_text("not json")
+    with pytest.raises(site.SiteError, match=f"{chapter} is not a notebook"):
         site.prepare(small, small / "build")
 
 
