@@ -6,6 +6,7 @@ the same thing, with or without scripts.
 
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from html import escape
 
@@ -27,9 +28,9 @@ margin:.4em 0;padding:.4em .8em}
 
 
 def show(*objects: Callable | type) -> None:
-    """Display the source of functions and classes, as the library has it."""
+    """Display the source of functions, classes and methods, as the library has it."""
     for thing in objects:
-        source = inspect.getsource(thing).rstrip()
+        source = textwrap.dedent(inspect.getsource(thing)).rstrip()
         display(Markdown(f"```python\n{source}\n```"))
 
 

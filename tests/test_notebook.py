@@ -49,6 +49,11 @@ def test_show_prints_the_source_itself(shown):
     assert shown[0].endswith("\n```")
 
 
+def test_show_prints_a_method_without_its_indent(shown):
+    notebook.show(Tags.handle_endtag)
+    assert shown[0].startswith("```python\ndef handle_endtag(self, tag):\n    assert")
+
+
 def test_note_takes_indented_text(shown):
     notebook.note("""
         The loss is **1.9**.
