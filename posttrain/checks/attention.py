@@ -284,8 +284,8 @@ TASKS = {
         drive_multi_head,
         reference_multi_head,
         MISTAKES["MultiHeadAttention"],
-        # The gradient of the key's bias is zero (softmax does not see a shift), as a sum
-        # of terms of size 10: what is left is their rounding, not that of the result.
+        # The gradient of the key's bias is zero (softmax does not see a shift), as a
+        # sum of terms of size 10: what is left is their rounding, not the result's.
         tolerance={**TOLERANCE, "float32": 1e-4},
         forbid=("nn.MultiheadAttention", "F.multi_head_attention_forward"),
     ),
