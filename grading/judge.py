@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 ANSWER_SECONDS = 120.0
 LIMIT = 64 << 20  # bytes of one line, either way
@@ -112,6 +113,8 @@ class Judge:
         if self._process is None or self._process.poll() is not None:
             kept = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT")
             environment = {k: os.environ[k] for k in kept if k in os.environ}
+            # The same checks as the grader's, wherever both are installed.
+            environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "grading.judge", *self._slugs],
                 cwd="/",
