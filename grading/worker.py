@@ -44,14 +44,17 @@ class Page:
 
 
 class Worker:
-    """Does jobs for one class: `submitted` is what was handed in, `folder` its own."""
+    """Does jobs for one class: `submitted` is what was handed in, `folder` its own.
+
+    `exercises` are those to grade, `slugs` all that there are.
+    """
 
     def __init__(
         self,
         submitted: Path,
         folder: Path,
         exercises: Mapping[str, Exercise],
-        known: list[str],
+        slugs: list[str],
         seed: int,
     ):
         from nbgrader.preprocessors import LimitOutput
@@ -59,7 +62,7 @@ class Worker:
         from grading.feedback import Pages
 
         self.submitted, self.folder, self.seed = submitted, folder, seed
-        self.exercises, self.known = exercises, known
+        self.exercises, self.slugs = exercises, slugs
         self.judge = Judge()
         self.judge.start(sorted(exercises))
         self._limit, self._pages = LimitOutput(), Pages()
@@ -71,7 +74,7 @@ class Worker:
     def grade(self, job: Grade) -> Record:
         """Reads, runs and marks a submission; the notebook goes to `autograded/`."""
         start = time.monotonic()
-        submission = intake.read(self.submitted, job.entry, self.known)
+        submission = intake.read(self.submitted, job.entry, self.slugs)
         student, slug = submission.student, submission.exercise
         exercise = self.exercises.get(slug)
         most = exercise.max_score if exercise else 0.0
