@@ -1,5 +1,6 @@
 """Exercises as they are released and run: marks, one task at a time."""
 
+import asyncio
 import copy
 import json
 import os
@@ -97,6 +98,7 @@ def test_a_kernel_that_somebody_kills_is_tried_once_more(
         if "def split_heads" in cell.source and left[0]:
             left[0] -= 1
             os.kill(client.km.provisioner.pid, signal.SIGKILL)
+            await asyncio.sleep(1)  # the kernel follows its supervisor
         return await executed(client, cell, index)
 
     monkeypatch.setattr(runner._JudgedClient, "_executed", kill_first)
