@@ -138,7 +138,10 @@ def _nbgrader(folder: Path, *arguments: str) -> None:
 
 
 def _peak(process) -> dict:
-    """Peak resident MiB of the grader and of its largest worker, until it ends."""
+    """Peak resident MiB of the grader and of its largest worker, until it ends.
+
+    What it says in the meantime has to fit into a pipe: a line each half minute does.
+    """
     peak = {"grader_mib": 0.0, "workers_mib": 0.0}
     own = psutil.Process(process.pid)
     while process.poll() is None:

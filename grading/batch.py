@@ -125,8 +125,9 @@ def _records(pool: Pool, entries, journal: Journal) -> tuple[list[Record], int]:
                 journal.add(record)
                 done += 1
             found[record.name] = record
+            last = f"last: {'/'.join(record.name)} {record.status}"
+            bar.set_postfix_str(last, refresh=False)
             bar.update()
-            bar.set_postfix_str(f"last: {'/'.join(record.name)} {record.status}")
     return [found[e.student, e.exercise] for e in entries], done
 
 
