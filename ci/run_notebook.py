@@ -12,8 +12,6 @@ import logging
 import os
 import sys
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import ipykernel.kernelspec
@@ -29,7 +27,9 @@ from traitlets import default
 from ci.processes import QUIET
 
 AUTOSAVE_SECONDS = 5
-PATIENCE_SECONDS = 10
+# Kernels as processes of our own, whatever the caller's environment asks for: only then
+# do their CPU seconds count as ours.
+OWN_PROCESS = {"JUPYTER_DEFAULT_PROVISIONER_NAME": "local-provisioner"}
 RUN_METADATA = ("papermill", "execution")
 INJECTED = "injected-parameters"
 
@@ -66,7 +66,7 @@ def run(source: Path, target: Path, preset: str) -> None:
         empty, ipython = Path(scratch, "empty"), Path(scratch, "ipython")
         empty.mkdir()
         # A profile of its own: no start-up files of the user's, no shared history.
-        os.environ |= QUIET | {"IPYTHONDIR": str(ipython)}
+        os.environ |= QUIET | OWN_PROCESS | {"IPYTHONDIR": str(ipython)}
         papermill.execute_notebook(
             source,
             target,
@@ -80,17 +80,6 @@ def run(source: Path, target: Path, preset: str) -> None:
             record_timing=False,
         )
     nbformat.write(without_run_metadata(nbformat.read(target, as_version=4)), target)
-    _bury_children()
-
-
-def _bury_children() -> None:
-    """Waits for a kernel that is on its way out, as on a busy machine: its CPU seconds
-    count only when it has ended."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    with suppress(ChildProcessError):  # there are none left
-        while time.monotonic() < deadline:
-            if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                time.sleep(0.02)
 
 
 def read(path: Path) -> nbformat.NotebookNode:

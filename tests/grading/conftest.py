@@ -11,7 +11,7 @@ from grading.course import Course, environment
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # a later file must not find the environment changed
 def course(tmp_path_factory):
     with environment(seed=7):
         course = Course(ROOT, tmp_path_factory.mktemp("course"))
