@@ -29,9 +29,10 @@ GOOD = [
 ]
 BAD = [("fine", "x = 1"), ("boom", "def f():\n    return x / 0\nf()"), ("no", "1")]
 DEAD = [("die", "import os\nos._exit(3)")]
+NAP = str(4000 + os.getpid())  # seconds; no other run of these tests has the same
 SLOW = [
     ("fine", "print('so far')"),
-    ("stuck", "import subprocess, time\nsubprocess.Popen(['sleep', '4321'])\n"
+    ("stuck", f"import subprocess, time\nsubprocess.Popen(['sleep', '{NAP}'])\n"
      "time.sleep(600)"),
 ]  # fmt: skip
 
@@ -74,7 +75,7 @@ def sleepers() -> list[int]:
     return [
         process.pid
         for process in psutil.process_iter(["cmdline", "status"])
-        if process.info["cmdline"] == ["sleep", "4321"]
+        if process.info["cmdline"] == ["sleep", NAP]
         and process.info["status"] != psutil.STATUS_ZOMBIE
     ]
 
@@ -265,11 +266,11 @@ def test_an_interrupt_ends_all_and_keeps_what_is_done(tmp_path):
     assert not (root / "build/site/book/part/slow.ipynb").exists()
 
 
-CANCELLED = """
+CANCELLED = f"""
 import sys
 from pathlib import Path
 from ci.processes import Command, run_all
-sleep = Command("sleep", ["sleep", "4321"], Path("log.txt"), Path("."))
+sleep = Command("sleep", ["sleep", "{NAP}"], Path("log.txt"), Path("."))
 run_all([sleep], print)
 """
 
