@@ -103,7 +103,7 @@ def adamw_cases(rng, hidden):
 def drive_adamw(answer, weights, grads, rates, betas, eps, weight_decay):
     """Runs the steps; sets `optimizer.lr` before each, as a schedule does."""
     params = [w.clone().requires_grad_() for w in weights]
-    optimizer = answer(params, rates[0], betas, eps, weight_decay)
+    optimizer = answer(iter(params), rates[0], betas, eps, weight_decay)
     history = []
     for row, lr in zip(grads, rates, strict=True):
         optimizer.lr = lr

