@@ -2,8 +2,8 @@
 
 A gradient of a weight matrix is often nearly of low rank: a few directions carry most
 of its length. Muon orthogonalises the momentum, so that rare directions move as far as
-common ones. It needs five matrix products a step and no second moment: half of AdamW's
-state.
+common ones. It needs five rounds of three matrix products a step, and no second moment:
+half of AdamW's state.
 
 For the matrices inside a network only. Embeddings, the read-out, gains and biases stay
 with AdamW: `posttrain.foundations.optimizers_groups` sorts them.
