@@ -26,10 +26,12 @@ def hardware() -> dict:
 
 def versions() -> dict:
     """Of Python and of the packages that a number may depend on."""
+    used = [name for name in ("tokenizers", "tiktoken") if name in sys.modules]
     return {
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
         "numpy": metadata.version("numpy"),
+        **{name: metadata.version(name) for name in used},
         "posttrain": posttrain.__version__,
     }
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posttrain import cache
-from posttrain.data_fallback import PYTHON_TOPICS, Fallback
+from posttrain.data_fallback import GPT2_FIRST_MERGES, PYTHON_TOPICS, Fallback
 
 HUB_SECONDS = 5.0  # name lookup, connection and transfer together
 
@@ -61,6 +61,16 @@ SOURCES = {
         bytes=1_115_394,
         licence="public domain",
         fallback=PYTHON_TOPICS,
+    ),
+    # GPT-2's vocab.bpe without its first line, one merge a line
+    "gpt2_merges": Source(
+        url="https://raw.githubusercontent.com/stanford-cs336/assignment1-basics/"
+        "main/tests/fixtures/gpt2_merges.txt",
+        file="gpt2/merges.txt",
+        sha256="ac33235097fe06d4a8fff0feac994644809e6eb6ab70669e1e9fd40ae032428e",
+        bytes=456_304,
+        licence="MIT",
+        fallback=GPT2_FIRST_MERGES,
     ),
 }
 
@@ -175,15 +185,15 @@ def _ask_hub(source: Source) -> tuple[bytes | None, str]:
 
 def _keep(name: str, source: Source, content: bytes) -> None:
     """Write a checked download into the cache: the whole file or nothing."""
-    folder = cache.folder("data")
+    target = cache.folder("data") / source.file
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            whole = Path(scratch) / source.file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            whole = Path(scratch) / target.name
             whole.write_bytes(content)
-            whole.replace(folder / source.file)
+            whole.replace(target)
     except OSError as error:
-        print(f"{name}: downloaded, but not kept in {folder}: {error}")
+        print(f"{name}: downloaded, but not kept in {target.parent}: {error}")
 
 
 def _announce_fallback(name: str, source: Source, reason: str) -> None:

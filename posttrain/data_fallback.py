@@ -1,12 +1,14 @@
-"""English text that lies on every machine, for when no real data set is there.
+"""What lies on every machine, for when no real data set is there.
 
-The documentation topics behind Python's own `help("for")` are real prose of about
-450,000 characters, and they come with the interpreter. They differ a little
+English text: the documentation topics behind Python's own `help("for")` are real prose
+of about 450,000 characters, and they come with the interpreter. They differ a little
 from one Python version to the next, so a number trained on them is no reference.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from posttrain.data_gpt2 import first_merges
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,4 @@ def python_topics() -> str:
 
 
 PYTHON_TOPICS = Fallback("Python's documentation topics", python_topics)
+GPT2_FIRST_MERGES = Fallback("the first 1,000 of GPT-2's merges", first_merges)

@@ -120,6 +120,14 @@ def test_cache_comes_second_and_touches_no_network(places, no_network, capsys):
     assert not no_network and capsys.readouterr().out == ""
 
 
+def test_a_file_in_a_folder_of_its_own_is_kept_in_the_cache(places, monkeypatch):
+    source = replace(data.SOURCES[NAME], file="of/its/own.txt")
+    monkeypatch.setitem(data.SOURCES, NAME, source)
+    assert data.load(NAME).source == "hub"
+    assert (places / "cache" / "data" / "of" / "its" / "own.txt").read_bytes() == BYTES
+    assert data.load(NAME).source == "cache"
+
+
 def test_hub_comes_third_and_fills_the_cache(places, hub, capsys):
     assert data.load(NAME).source == "hub"
     assert [p.name for p in (places / "cache" / "data").iterdir()] == [
@@ -282,6 +290,6 @@ def test_unset_folder_and_default_cache(places, monkeypatch, no_network):
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"'tinyshakespear'.*known.*: tinyshakespeare$"
+        ValueError, match=r"'tinyshakespear'.*known.*: gpt2_merges, tinyshakespeare$"
     ):
         data.load("tinyshakespear")
