@@ -164,20 +164,33 @@ def train_cases(rng, hidden):
 
 def drive_train(answer, chunks, merges):
     """The merges as they came, and what they make of the words."""
+    import itertools
+
+    def count_pairs(words):
+        counts = {}
+        for ids, n in words:
+            for pair in itertools.pairwise(ids):
+                counts[pair] = counts.get(pair, 0) + n
+        return counts
+
+    def merge(ids, pair, new_id):
+        ids, i = list(ids), 0
+        while i < len(ids) - 1:
+            if (ids[i], ids[i + 1]) == tuple(pair):
+                ids[i : i + 2] = [new_id]
+            i += 1
+        return ids
+
     given = dict(chunks)
-    learned = [(int(a), int(b)) for a, b in answer(chunks, merges)]
+    came = answer(chunks, merges, count_pairs, merge)
+    learned = [(int(a), int(b)) for a, b in came]
     pieces = [bytes([i]) for i in range(256)]
     for a, b in learned:
         pieces.append(pieces[a] + pieces[b])
     words = []
-    for word in given:
-        ids = list(word)
+    for ids in map(list, given):
         for new_id, pair in enumerate(learned, start=256):
-            i = 0
-            while i < len(ids) - 1:
-                if (ids[i], ids[i + 1]) == pair:
-                    ids[i : i + 2] = [new_id]
-                i += 1
+            ids = merge(ids, pair, new_id)
         words.append([pieces[i] for i in ids])
     return {
         "merges": learned,
@@ -259,8 +272,16 @@ def encode_cases(rng, hidden):
 
 
 def drive_encode(answer, chunk, merges):
+    def merge(ids, pair, new_id):
+        ids, i = list(ids), 0
+        while i < len(ids) - 1:
+            if (ids[i], ids[i + 1]) == tuple(pair):
+                ids[i : i + 2] = [new_id]
+            i += 1
+        return ids
+
     given = list(merges)
-    ids = [int(i) for i in answer(chunk, merges)]
+    ids = [int(i) for i in answer(chunk, merges, merge)]
     return {"ids": ids, "merges afterwards": list(merges) == given}
 
 
@@ -304,14 +325,17 @@ def drive_decode(answer, ids, pieces):
     try:
         return answer(ids, pieces)
     except ValueError as error:
-        return type(error).__name__
+        bad = next((i for i in ids if not 0 <= i < len(pieces)), "")
+        named = str(bad) in str(error)
+        return f"{type(error).__name__} that names {bad if named else 'no id'}"
 
 
 def reference_decode(ids, pieces):
     import io
 
-    if any(i not in range(len(pieces)) for i in ids):
-        return "ValueError"
+    for i in ids:
+        if i not in range(len(pieces)):
+            return f"ValueError that names {i}"
     raw = io.BytesIO(b"".join(pieces[i] for i in ids))
     return io.TextIOWrapper(raw, "utf-8", "replace", newline="").read()
 

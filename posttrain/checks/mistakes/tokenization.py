@@ -12,9 +12,17 @@ from posttrain.checks.task import Mistake
 
 # ---------------------------------------------------------------- pre_split
 
-LETTERS, OTHERS = r" ?\p{L}+", r" ?[^\s\p{L}\p{N}]+"
-CONTRACTIONS = r"'(?i:s|t|re|ve|m|ll|d)"
-SPACES = r"\s+(?!\S)|\s+"
+
+def _cut(text, contractions=None, letters=None, numbers=None, spaces=None):
+    """A right answer, with a place for each mistake."""
+    parts = [
+        contractions or r"'(?i:s|t|re|ve|m|ll|d)",
+        letters or r" ?\p{L}+",
+        numbers or r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+",
+        spaces or r"\s+(?!\S)|\s+",
+    ]
+    return regex.findall("|".join(parts), text)
 
 
 def split_at_spaces(text):
@@ -22,30 +30,24 @@ def split_at_spaces(text):
 
 
 def split_as_gpt2(text):
-    contractions = r"'(?:s|t|re|ve|m|ll|d)"
-    return regex.findall(
-        f"{contractions}|{LETTERS}| ?\\p{{N}}+|{OTHERS}|{SPACES}", text
-    )
+    return _cut(text, contractions=r"'(?:s|t|re|ve|m|ll|d)", numbers=r" ?\p{N}+")
 
 
 def split_case_sensitive(text):
-    contractions = r"'(?:s|t|re|ve|m|ll|d)"
-    numbers = r"\p{N}{1,3}"
-    return regex.findall(f"{contractions}|{LETTERS}|{numbers}|{OTHERS}|{SPACES}", text)
+    return _cut(text, contractions=r"'(?:s|t|re|ve|m|ll|d)")
 
 
 def split_long_numbers(text):
-    return regex.findall(f"{CONTRACTIONS}|{LETTERS}|\\p{{N}}+|{OTHERS}|{SPACES}", text)
+    return _cut(text, numbers=r"\p{N}+")
 
 
 def split_keeps_all_spaces(text):
-    numbers = r"\p{N}{1,3}"
-    return regex.findall(f"{CONTRACTIONS}|{LETTERS}|{numbers}|{OTHERS}|\\s+", text)
+    return _cut(text, spaces=r"\s+")
 
 
 def split_ascii_only(text):
-    pattern = r" ?[A-Za-z]+|[0-9]{1,3}| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+"
-    return re.findall(f"{CONTRACTIONS}|{pattern}", text)
+    others = r" ?[^\sA-Za-z0-9]+"
+    return _cut(text, letters=r" ?[A-Za-z]+", numbers=f"[0-9]{{1,3}}|{others}")
 
 
 # ---------------------------------------------------------------- count_pairs
@@ -132,30 +134,16 @@ def merge_in_place(ids, pair, new_id):
 # ---------------------------------------------------------------- train
 
 
-def _merged(ids, pair, new_id):
-    merged, i = [], 0
-    while i < len(ids):
-        if tuple(ids[i : i + 2]) == pair:
-            merged.append(new_id)
-            i += 2
-        else:
-            merged.append(ids[i])
-            i += 1
-    return merged
-
-
-def _learn(words, merges, key, first=256):
+def _learn(words, merges, parts, key, first=256):
     """Algorithm 1, with a place for the mistake: which pair is the best."""
+    count_pairs, merge = parts
     learned = []
     for new_id in range(first, first + merges):
-        counts = {}
-        for ids, n in words:
-            for pair in itertools.pairwise(ids):
-                counts[pair] = counts.get(pair, 0) + n
+        counts = count_pairs(words)
         if not counts:
             break
         best = key(counts)
-        words = [(_merged(ids, best, new_id), n) for ids, n in words]
+        words = [(merge(ids, best, new_id), n) for ids, n in words]
         learned.append(best)
     return learned
 
@@ -168,41 +156,39 @@ def _due(counts):
     return min(counts, key=lambda pair: (-counts[pair], pair))
 
 
-def train_first_of_equals(chunks, merges):
-    return _learn(_words(chunks), merges, lambda counts: max(counts, key=counts.get))
+def train_first_of_equals(chunks, merges, *parts):
+    return _learn(_words(chunks), merges, parts, lambda c: max(c, key=c.get))
 
 
-def train_largest_of_equals(chunks, merges):
-    return _learn(
-        _words(chunks), merges, lambda c: max(c, key=lambda pair: (c[pair], pair))
-    )
+def train_largest_of_equals(chunks, merges, *parts):
+    def largest(counts):
+        return max(counts, key=lambda pair: (counts[pair], pair))
+
+    return _learn(_words(chunks), merges, parts, largest)
 
 
-def train_without_counts(chunks, merges):
-    return _learn([(ids, 1) for ids, _ in _words(chunks)], merges, _due)
+def train_without_counts(chunks, merges, *parts):
+    return _learn([(ids, 1) for ids, _ in _words(chunks)], merges, parts, _due)
 
 
-def train_without_merging(chunks, merges):
-    counts = {}
-    for ids, n in _words(chunks):
-        for pair in itertools.pairwise(ids):
-            counts[pair] = counts.get(pair, 0) + n
+def train_without_merging(chunks, merges, count_pairs, merge):
+    counts = count_pairs(_words(chunks))
     return sorted(counts, key=lambda pair: (-counts[pair], pair))[:merges]
 
 
-def train_ids_from_255(chunks, merges):
-    return _learn(_words(chunks), merges, _due, first=255)
+def train_ids_from_255(chunks, merges, *parts):
+    return _learn(_words(chunks), merges, parts, _due, first=255)
 
 
-def train_across_chunks(chunks, merges):
+def train_across_chunks(chunks, merges, *parts):
     text = [i for ids, n in _words(chunks) for i in ids * n]
-    return _learn([(text, 1)], merges, _due)
+    return _learn([(text, 1)], merges, parts, _due)
 
 
 # ---------------------------------------------------------------- encode
 
 
-def encode_longest_first(chunk, merges):
+def encode_longest_first(chunk, merges, merge):
     pieces = {bytes([i]): i for i in range(256)}
     names = [bytes([i]) for i in range(256)]
     for left, right in merges:
@@ -216,7 +202,7 @@ def encode_longest_first(chunk, merges):
     return ids
 
 
-def encode_from_left(chunk, merges):
+def encode_from_left(chunk, merges, merge):
     ranks = {pair: i for i, pair in enumerate(merges, start=256)}
     ids, i = list(chunk), 0
     while i < len(ids) - 1:
@@ -228,7 +214,7 @@ def encode_from_left(chunk, merges):
     return ids
 
 
-def encode_each_merge_once(chunk, merges):
+def encode_each_merge_once(chunk, merges, merge):
     ids = list(chunk)
     for new_id, pair in enumerate(merges, start=256):
         for i in range(len(ids) - 1):
@@ -238,12 +224,12 @@ def encode_each_merge_once(chunk, merges):
     return ids
 
 
-def encode_latest_first(chunk, merges):
+def encode_latest_first(chunk, merges, merge):
     ranks = {tuple(pair): i for i, pair in enumerate(merges, start=256)}
     ids = list(chunk)
     while found := [pair for pair in itertools.pairwise(ids) if pair in ranks]:
         best = max(found, key=ranks.get)
-        ids = _merged(ids, best, ranks[best])
+        ids = merge(ids, best, ranks[best])
     return ids
 
 
@@ -270,8 +256,9 @@ def decode_strict(ids, pieces):
 
 
 def decode_negative_ids(ids, pieces):
-    if any(i >= len(pieces) for i in ids):
-        raise ValueError("no such token")
+    for i in ids:
+        if i >= len(pieces):
+            raise ValueError(f"no token {i}")
     return b"".join(pieces[i] for i in ids).decode(errors="replace")
 
 
