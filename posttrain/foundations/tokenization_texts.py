@@ -113,7 +113,7 @@ def messages() -> Messages | None:
         path = Path(found.origin).parent / f"locale/{folder}/LC_MESSAGES/sphinx.mo"
         with path.open("rb") as file:
             texts = {m.id: m.string for m in read_mo(file) if isinstance(m.id, str)}
-        catalogues[language] = {i: t for i, t in texts.items() if t and t != i}
+        catalogues[language] = {i: t for i, t in texts.items() if i and t and t != i}
     shared = sorted(set.intersection(*(set(texts) for texts in catalogues.values())))
     kept = set(shared)
     english = sorted(set.union(*(set(texts) for texts in catalogues.values())))
