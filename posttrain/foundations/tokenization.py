@@ -135,8 +135,11 @@ class Tokenizer:
         return cls(KINDS[kind].from_dict(saved["model"]), saved["specials"])
 
     def save(self, path: str | Path) -> None:
-        """Write one JSON file; equal tokenizers give equal files."""
-        Path(path).write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
+        """Write one JSON file, whole or not at all; equal tokenizers, equal files."""
+        path = Path(path)
+        whole = path.with_name(f"{path.name}.new")
+        whole.write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
+        whole.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:

@@ -150,6 +150,21 @@ def test_save_and_load_give_the_same_tokenizer(tok, tmp_path):
     assert json.loads((tmp_path / "bpe").read_text())["version"] == T.VERSION
 
 
+def test_a_full_disk_leaves_the_old_file(tok, tmp_path, monkeypatch):
+    path = tmp_path / "tokenizer.json"
+    tok.save(path)
+    before = path.read_bytes()
+
+    def half(self, text, encoding):
+        self.write_bytes(text.encode(encoding)[:100])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(T.Path, "write_text", half)
+    with pytest.raises(OSError, match="no space left"):
+        T.char_tokenizer("abc").save(path)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{}", "[]", '{"format": "posttrain-tokenizer", "version": 99}'],
