@@ -324,6 +324,13 @@ def test_what_encode_returns_may_be_changed(tok):
 # ---------------------------------------------------------------- parity
 
 
+def test_the_embedded_merges_begin_the_published_file():
+    """Equal to themselves, where the file is not at hand."""
+    published = data.load("gpt2_merges").text
+    assert len(first_merges().splitlines()) == 1000
+    assert published.startswith(first_merges())
+
+
 def test_gpt2_ids(gpt2):
     """Known ids of GPT-2: bytes in its order, then the merges."""
     assert gpt2.model.pieces[:2] == [b"!", b'"']
@@ -335,10 +342,12 @@ def test_gpt2_ids(gpt2):
         assert gpt2.encode("Hello, world!") == [15496, 11, 995, 0]
 
 
-@pytest.mark.parametrize("which", ["gpt2", "ours", "gpt4 pattern"])
+@pytest.mark.parametrize("which", ["gpt2", "gpt2's first", "ours", "gpt4 pattern"])
 def test_equal_to_tokenizers_and_tiktoken(which, tok, gpt2):
     four = T.Tokenizer(B.BPEModel(tok.model.merges, B.GPT4_PATTERN))
-    one = {"gpt2": gpt2, "ours": tok, "gpt4 pattern": four}[which]
+    first = T.Tokenizer(G.gpt2_model(first_merges()))
+    ways = {"gpt2": gpt2, "gpt2's first": first, "ours": tok, "gpt4 pattern": four}
+    one = ways[which]
     hf = G.to_hugging_face(one.model, one.specials)
     tk = G.to_tiktoken(one.model, one.specials)
     assert hf.get_vocab_size() == one.vocab_size == tk.n_vocab
