@@ -88,6 +88,7 @@ def pair_cases(rng, hidden):
     yield ([([], 3), ([7], 2)],)
     yield ([([1, 2], 1)],)
     yield ([([1, 2], 3), ([1, 2, 1], 2)],)
+    yield ([([1, 2, 1, 2], 3)],)  # twice in one word, and not overlapping
     yield ([([5, 5, 5], 2)],)
     yield ([([1, 2, 3], 10), ([2, 3], 1), ([3, 1, 2], 4)],)
     for _ in range(6 if hidden else 2):
