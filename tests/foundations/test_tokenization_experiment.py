@@ -63,9 +63,13 @@ def test_bytes_per_token_counts_utf8():
 def test_the_fast_way_is_at_least_five_times_as_fast():
     """The promise; measured at full size, it is some 20 and 150 times."""
     documents = texts.python_source(10_000)
-    took = speed.race(documents, 10_000, 200)["seconds"]
-    assert took["distinct"] > 5 * took["ours"]
-    assert took["minbpe"] > 5 * took["ours"]
+    races = [speed.race(documents, 10_000, 200)["seconds"] for _ in range(3)]
+    ours, distinct, minbpe = (
+        min(took[way] for took in races)  # a busy machine only adds to a time
+        for way in ("ours", "distinct", "minbpe")
+    )
+    assert distinct > 5 * ours
+    assert minbpe > 5 * ours
 
 
 def test_a_race_with_other_tokens_is_refused(monkeypatch):
