@@ -141,6 +141,10 @@ class KVCache:
         self.length = end
         return self.k[:, :, :end], self.v[:, :, :end]
 
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, in this order: rows (B_new,) of integers."""
+        self.k, self.v = self.k[rows], self.v[rows]
+
 
 class MultiHeadAttention(nn.Module):
     """H attentions in parallel, each on D = C / H channels, mixed by a last matrix.

@@ -1,0 +1,409 @@
+"""A small modern GPT: the model that every later part of the book trains.
+
+    model = GPT(GPTConfig.of_depth(4, V=65))
+    logits = model(tokens)                              # (B, T) -> (B, T, V)
+    cache = model.new_cache(B=1, T_max=256)
+    logits = model(prompt, cache=cache)                 # fill the cache
+    logits = model(next_token, cache=cache)             # one more token
+
+It is Llama's block (RMSNorm before, rotary positions, grouped-query attention, SwiGLU,
+no biases) with two options of younger models: a norm on queries and keys, and layers
+that see a sliding window. With `qk_norm=False` and no window it *is* Llama: the weights
+of `transformers` fit (`posttrain.foundations.modern_architecture_hf`).
+
+Letters: B batch, T time, C channels, L layers, H heads, H_kv heads of keys and values,
+D head size, F hidden size of the MLP, V vocabulary. A mask is boolean, True = may look.
+
+Not covered here: mixture of experts, latent attention, longer contexts by scaled
+rotation. A kernel that never builds the table of scores is PyTorch's own
+(`scaled_dot_product_attention`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from posttrain.foundations.attention import (
+    KVCache,
+    causal_mask,
+    merge_heads,
+    split_heads,
+)
+
+ROUND = 32  # the MLP's hidden size is a multiple of this
+IGNORE = -100  # a target that counts for nothing: padding, or a prompt
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Shape of a model. Defaults: 0.7 million parameters beside the embedding."""
+
+    V: int
+    T: int = 256  # the longest sequence, in tokens
+    C: int = 128
+    L: int = 4
+    H: int = 4
+    H_kv: int = 2  # H: multi-head, 1: multi-query, between: grouped-query attention
+    mlp: int | None = None  # the MLP's hidden size F; None: 8 C / 3, rounded up
+    tied: bool = True  # one matrix for embedding and read-out
+    qk_norm: bool = True
+    rope_base: float = 10_000.0
+    eps: float = 1e-5
+    dropout: float = 0.0
+    window: int | None = None  # tokens that a local layer sees; None: no local layers
+    global_every: int = 4  # with a window: every 4th layer still sees all
+
+    def __post_init__(self):
+        for name in ("V", "T", "C", "L", "H", "H_kv", "global_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.C % self.H or (self.C // self.H) % 2:
+            raise ValueError(
+                f"C={self.C} over H={self.H} heads must give an even head size: rotary"
+                " positions turn pairs of channels"
+            )
+        if self.H % self.H_kv:
+            raise ValueError(
+                f"H_kv={self.H_kv} must divide H={self.H}: every group of queries has"
+                " one head of keys and values"
+            )
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window} must be at least 1, or None")
+
+    @classmethod
+    def of_depth(cls, depth: int, V: int, **changes) -> GPTConfig:
+        """One dial of size: `depth` layers, 32 channels for each of them.
+
+        depth 4 has 0.7 million parameters, 8 has 6, 16 has 46, 24 has 152 (all beside
+        the embedding). Any field may be set on top.
+        """
+        C = 32 * depth
+        D = 64 if C % 64 == 0 and C >= 512 else 32
+        H = C // D
+        H_kv = next(n for n in range(max(1, H // 2), 0, -1) if H % n == 0)
+        return cls(**{"V": V, "C": C, "L": depth, "H": H, "H_kv": H_kv, **changes})
+
+    @property
+    def D(self) -> int:
+        """Channels of one head."""
+        return self.C // self.H
+
+    @property
+    def F(self) -> int:
+        """Width between the MLP's matrices.
+
+        8 C / 3 and three matrices have the parameters of 4 C and two (Shazeer 2020).
+        """
+        return self.mlp or math.ceil(8 * self.C / 3 / ROUND) * ROUND
+
+    def window_of(self, layer: int) -> int | None:
+        """How many tokens layer 0 ... L - 1 sees, itself included; None: all.
+
+        The last of each `global_every` layers is global.
+        """
+        return None if (layer + 1) % self.global_every == 0 else self.window
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-5) -> Tensor:
+    """x / rms(x) · gain over the last dimension: LayerNorm without mean and bias.
+
+    x: (..., C), gain: (C,). Source: Zhang and Sennrich 2019, eq. 4.
+    """
+    rms = (x.square().mean(dim=-1, keepdim=True) + eps).sqrt()
+    return x / rms * gain
+
+
+class RMSNorm(nn.Module):
+    """`rms_norm` with a trained gain, by PyTorch's fused kernel."""
+
+    def __init__(self, C: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(C))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+def rope_tables(T: int, D: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """cos and sin of the angle of each position and channel pair: (T, D / 2) each.
+
+    Pair i turns by base^(-2i / D) radians a token. Source: Su et al. 2021, eq. 15.
+    """
+    speed = base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)  # (D / 2,)
+    angle = torch.outer(torch.arange(T, dtype=torch.float64), speed)  # (T, D / 2)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pair (x[i], x[i + D/2]) of each token by its position's angle.
+
+    x: (B, H, T, D). cos, sin: (T, D / 2), or (B, 1, T, D / 2) where rows of the batch
+    stand at different positions. Pairs are Llama's: a channel of the first half and
+    its partner in the second.
+    """
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def window_mask(T_q: int, T_k: int, window: int, device=None) -> Tensor:
+    """Causal, and at most `window` tokens back, itself included: (T_q, T_k)."""
+    full = causal_mask(T_q, T_k, device)
+    return full.triu(diagonal=T_k - T_q - window + 1)
+
+
+def document_mask(documents: Tensor) -> Tensor:
+    """Causal, and only within one document: for sequences packed from several.
+
+    documents: (B, T), the same number for tokens of the same document.
+    Returns boolean (B, 1, T, T).
+    """
+    same = documents[:, :, None] == documents[:, None, :]  # (B, T, T)
+    return (same & causal_mask(documents.shape[1], device=documents.device))[:, None]
+
+
+class Attention(nn.Module):
+    """Causal self-attention with H heads of queries and H_kv of keys and values.
+
+    Query head h reads the keys of head h // (H / H_kv). Source: Ainslie et al. 2023.
+    """
+
+    def __init__(self, config: GPTConfig, window: int | None = None):
+        super().__init__()
+        self.H, self.H_kv, self.D = config.H, config.H_kv, config.D
+        self.window, self.dropout = window, config.dropout
+        self.q_proj = nn.Linear(config.C, config.H * config.D, bias=False)
+        self.k_proj = nn.Linear(config.C, config.H_kv * config.D, bias=False)
+        self.v_proj = nn.Linear(config.C, config.H_kv * config.D, bias=False)
+        self.out_proj = nn.Linear(config.H * config.D, config.C, bias=False)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.D, config.eps)
+            self.k_norm = RMSNorm(config.D, config.eps)
+        else:
+            self.q_norm = self.k_norm = nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """x: (B, T, C) -> (B, T, C). cos, sin: `rope_tables` at the tokens' positions.
+
+        mask: boolean, broadcastable to (B, H, T, T_k), T_k counting the cache; it
+        must be causal by itself. None: causal.
+        """
+        q = self.q_norm(split_heads(self.q_proj(x), self.H))  # (B, H, T, D)
+        k = self.k_norm(split_heads(self.k_proj(x), self.H_kv))  # (B, H_kv, T, D)
+        v = split_heads(self.v_proj(x), self.H_kv)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, H_kv, T_k, D)
+        mask = within_window(mask, x.shape[1], k.shape[2], self.window, x.device)
+        dropout = self.dropout if self.training else 0.0
+        return self.out_proj(merge_heads(grouped_attention(q, k, v, mask, dropout)))
+
+
+def within_window(
+    mask: Tensor | None, T_q: int, T_k: int, window: int | None, device
+) -> Tensor | None:
+    """`mask`, narrowed to a window where there is one that bites."""
+    if window is None or T_k <= window:
+        return mask
+    near = window_mask(T_q, T_k, window, device)
+    return near if mask is None else mask & near
+
+
+def grouped_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0
+) -> Tensor:
+    """Attention where H / H_kv query heads share each head of keys and values.
+
+    q: (B, H, T_q, D), k and v: (B, H_kv, T_k, D). mask None: causal.
+    Returns (B, H, T_q, D).
+    """
+    B, H, T_q, D = q.shape
+    H_kv, T_k = k.shape[1], k.shape[2]
+    if T_q == 1 and (mask is None or mask.shape[1] == 1):
+        # One new token: its H / H_kv heads become queries of one head, and no key or
+        # value is copied. All of them may look at the same keys.
+        q = q.view(B, H_kv, H // H_kv, D)
+        return attend(q, k, v, mask, False, dropout).view(B, H, 1, D)
+    if H_kv < H:
+        k = k.repeat_interleave(H // H_kv, dim=1)  # (B, H, T_k, D)
+        v = v.repeat_interleave(H // H_kv, dim=1)
+    if mask is None and T_q < T_k:
+        mask = causal_mask(T_q, T_k, q.device)
+    return attend(q, k, v, mask, mask is None, dropout)
+
+
+def attend(q, k, v, mask: Tensor | None, causal: bool, dropout: float) -> Tensor:
+    """PyTorch's fused attention; on a CPU always in float32.
+
+    Under bfloat16 autocast its backward pass on a CPU is about 4 times as slow.
+    """
+    if q.device.type == "cpu" and q.dtype != torch.float64:
+        with torch.autocast("cpu", enabled=False):
+            q32, k32, v32 = q.float(), k.float(), v.float()
+            y = F.scaled_dot_product_attention(
+                q32, k32, v32, mask, dropout, is_causal=causal
+            )
+        return y.to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
+
+
+class SwiGLU(nn.Module):
+    """W_down (silu(W_gate x) * W_up x): an MLP that gates its own hidden channels.
+
+    Source: Shazeer 2020, eq. 6.
+    """
+
+    def __init__(self, C: int, F: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(C, F, bias=False)
+        self.up_proj = nn.Linear(C, F, bias=False)
+        self.down_proj = nn.Linear(F, C, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.norm_1 = RMSNorm(config.C, config.eps)
+        self.attention = Attention(config, config.window_of(layer))
+        self.norm_2 = RMSNorm(config.C, config.eps)
+        self.mlp = SwiGLU(config.C, config.F)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, *attention_arguments) -> Tensor:
+        """x: (B, T, C) -> (B, T, C)."""
+        x = x + self.dropout(self.attention(self.norm_1(x), *attention_arguments))
+        return x + self.dropout(self.mlp(self.norm_2(x)))
+
+
+class Cache(list):
+    """One `KVCache` a layer, filled together."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens it holds."""
+        return self[0].length
+
+
+class GPT(nn.Module):
+    """Embedding, L blocks, a norm, a linear read-out called `head`."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.token = nn.Embedding(config.V, config.C)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.L))
+        self.norm = RMSNorm(config.C, config.eps)
+        self.head = nn.Linear(config.C, config.V, bias=False)
+        if config.tied:
+            self.head.weight = self.token.weight
+        cos, sin = rope_tables(config.T, config.D, config.rope_base)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        initialise(self)
+
+    def forward(self, tokens: Tensor, **options) -> Tensor:
+        """Logits (B, T, V) for the token after each of tokens (B, T).
+
+        The options are those of `hidden`.
+        """
+        return self.head(self.hidden(tokens, **options))
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """What the read-out reads: (B, T, C), after the last norm.
+
+        tokens: (B, T), those that follow what is in `cache`.
+        mask: boolean, broadcastable to (B, H, T, T_k), causal by itself; None: causal.
+        positions: (T,) or (B, T); None: count on from the cache.
+        Raises ValueError for more than config.T tokens.
+        """
+        start = cache.length if cache is not None else 0
+        end = start + tokens.shape[1]
+        if positions is None:
+            if end > self.config.T:
+                raise ValueError(
+                    f"{end} tokens, but the model was made for T={self.config.T}; cut"
+                    " the text or make the model with a larger T"
+                )
+            cos, sin = self.cos[start:end], self.sin[start:end]  # (T, D / 2)
+        else:
+            cos, sin = self.cos[positions], self.sin[positions]
+            if positions.ndim == 2:
+                cos, sin = cos[:, None], sin[:, None]  # (B, 1, T, D / 2)
+        x = self.token(tokens)  # (B, T, C)
+        for i, block in enumerate(self.blocks):
+            x = block(x, cos, sin, mask, cache[i] if cache is not None else None)
+        return self.norm(x)
+
+    def new_cache(self, B: int, T_max: int) -> Cache:
+        """An empty cache for B rows of up to T_max tokens, in the weights' dtype."""
+        config, weight = self.config, self.token.weight
+        shape = (B, config.H_kv, T_max, config.D)
+        return Cache(
+            KVCache(*shape, dtype=weight.dtype, device=weight.device)
+            for _ in range(config.L)
+        )
+
+
+@torch.no_grad()
+def initialise(model: GPT) -> None:
+    """Normal weights, at sizes that keep the variance of activations near 1.
+
+    The two matrices that write into the residual stream are smaller by √(2 L): 2 L of
+    them add up. Source: Radford et al. 2019, section 2.3, for that factor.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            std = 0.7 / math.sqrt(module.in_features)
+            if name.endswith(("out_proj", "down_proj")):
+                std /= math.sqrt(2 * model.config.L)
+            nn.init.normal_(module.weight, std=std)
+    nn.init.normal_(model.token.weight, std=0.02)
+    if not model.config.tied:
+        nn.init.normal_(model.head.weight, std=0.02)
+
+
+def next_token_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy in nats of logits (B, T, V) against targets (B, T).
+
+    Targets equal to IGNORE count for nothing. reduction: "mean" over the others,
+    "sum", or "none" for (B, T). Computed in float32.
+    """
+    return F.cross_entropy(
+        logits.float().transpose(1, 2),
+        targets,
+        ignore_index=IGNORE,
+        reduction=reduction,
+    )
+
+
+def parameter_count(model: nn.Module, embedding: bool = True) -> int:
+    """How many different numbers are trained; without the embedding on request."""
+    outer = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return sum(p.numel() for p in model.parameters() if embedding or id(p) not in outer)
