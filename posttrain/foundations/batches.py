@@ -22,7 +22,7 @@ Batch = tuple[Tensor, Tensor]  # inputs (B, T) and targets (B, T)
 class Windows:
     """Random windows of `tokens` (N,): B of them, T tokens each.
 
-    tokens: a NumPy array of integers, a memory map too: only what a batch needs is read.
+    tokens: a NumPy array of integers; of a memory map only what is needed is read.
     Windows start anywhere, so they overlap and an epoch is only a manner of speaking.
     """
 

@@ -1,8 +1,7 @@
 """One trainer for every model of the book: forward, backward, clip, step, repeat.
 
     trainer = Trainer(model, optimizers, batches, schedule=schedule, steps=1000)
-    while trainer.step < trainer.steps:
-        record = trainer.train_step()
+    fit(trainer, on_step=print, hooks=[(100, evaluate), (500, save)])
 
 What differs between pretraining, SFT, DPO and GRPO is the batch and the loss; both are
 plain functions:
@@ -164,6 +163,24 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
         self.step = state["step"]
+
+
+def fit(
+    trainer: Trainer,
+    on_step: Callable[[StepRecord], None] = lambda record: None,
+    hooks: Sequence[tuple[int, Callable[[], None]]] = (),
+) -> None:
+    """Train to the last step.
+
+    on_step: gets the record of each step. hooks: (every, call) pairs; `call` comes
+    after each `every` steps and after the last one, in the order given: evaluation,
+    saving, samples.
+    """
+    while trainer.step < trainer.steps:
+        on_step(trainer.train_step())
+        for every, call in hooks:
+            if trainer.step % every == 0 or trainer.step == trainer.steps:
+                call()
 
 
 def random_state() -> dict[str, Tensor]:

@@ -1,10 +1,11 @@
-"""The spine model: equal to transformers' Llama and Qwen3, and to itself when cached."""
+"""The model: equal to transformers' Llama and Qwen3, and to itself when cached."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from posttrain.foundations import modern_architecture as ma
+from posttrain.foundations import modern_architecture_parts as parts
 from posttrain.foundations.attention import causal_mask
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
 
@@ -109,31 +110,35 @@ def noisy(model):
 
 def test_rms_norm_is_the_formula_and_the_fused_kernel():
     x, gain = torch.randn(3, 5, 16), torch.rand(16) + 0.5
-    norm = ma.RMSNorm(16, eps=1e-3)
+    norm = parts.RMSNorm(16, eps=1e-3)
     norm.weight.data = gain
-    close(norm(x), ma.rms_norm(x, gain, 1e-3), 1e-6)
-    zero = ma.rms_norm(torch.zeros(1, 16), gain)
+    close(norm(x), parts.rms_norm(x, gain, 1e-3), 1e-6)
+    zero = parts.rms_norm(torch.zeros(1, 16), gain)
     assert torch.equal(zero, torch.zeros(1, 16))
 
 
 def test_rotation_is_a_complex_product_and_sees_distance_only():
-    cos, sin = ma.rope_tables(12, 8, base=100.0)
+    cos, sin = parts.rope_tables(12, 8, base=100.0)
     x = torch.randn(1, 1, 12, 8)
     pairs = torch.complex(x[..., :4].double(), x[..., 4:].double())
     angle = torch.arange(12)[:, None] * 100.0 ** (-torch.arange(4) / 4)
     turned = pairs * torch.polar(torch.ones(12, 4).double(), angle.double())
     close(
-        ma.rotate(x, cos, sin).double(), torch.cat([turned.real, turned.imag], -1), 1e-5
+        parts.rotate(x, cos, sin).double(),
+        torch.cat([turned.real, turned.imag], -1),
+        1e-5,
     )
     q, k = torch.randn(8).expand(1, 1, 12, 8), torch.randn(8).expand(1, 1, 12, 8)
-    scores = ma.rotate(q, cos, sin)[0, 0] @ ma.rotate(k, cos, sin)[0, 0].T  # (12, 12)
+    scores = (
+        parts.rotate(q, cos, sin)[0, 0] @ parts.rotate(k, cos, sin)[0, 0].T
+    )  # (12, 12)
     for distance in (-3, 0, 5):
         line = scores.diagonal(distance)
         close(line, line[:1].expand_as(line), 1e-5)
 
 
 def test_swiglu_is_the_formula():
-    mlp = ma.SwiGLU(6, 10)
+    mlp = parts.SwiGLU(6, 10)
     x = torch.randn(2, 6)
     gate, up = x @ mlp.gate_proj.weight.T, x @ mlp.up_proj.weight.T
     close(mlp(x), (gate * torch.sigmoid(gate) * up) @ mlp.down_proj.weight.T, 1e-6)
@@ -146,25 +151,24 @@ def test_grouped_attention_is_a_loop_over_heads(T_q, H_kv):
     rows = torch.rand(2, 1, T_q, 9) < 0.7
     rows[..., 0] = True
     for mask in (None, rows, rows.expand(2, 6, T_q, 9)):
-        seen = causal_mask(T_q, 9) if mask is None else mask
-        heads = [
-            F.scaled_dot_product_attention(
-                q[:, [h]], k[:, [h // (6 // H_kv)]], v[:, [h // (6 // H_kv)]], seen[:, :1] if mask is not None else seen
-            )
-            for h in range(6)
-        ]  # fmt: skip
-        close(ma.grouped_attention(q, k, v, mask), torch.cat(heads, dim=1), 1e-5)
+        seen = causal_mask(T_q, 9) if mask is None else mask[:, :1]
+        heads = []
+        for h in range(6):
+            own = [h // (6 // H_kv)]
+            head = q[:, [h]], k[:, own], v[:, own], seen
+            heads.append(F.scaled_dot_product_attention(*head))
+        close(parts.grouped_attention(q, k, v, mask), torch.cat(heads, dim=1), 1e-5)
 
 
 def test_window_mask():
     wanted = torch.tensor([[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]], dtype=torch.bool)
-    assert torch.equal(ma.window_mask(2, 5, 3), wanted)
+    assert torch.equal(parts.window_mask(2, 5, 3), wanted)
 
 
 def test_documents_do_not_see_each_other():
     model, a, b = made(), text(1, 5, seed=3), text(1, 7, seed=4)
     documents = torch.tensor([[0] * 5 + [1] * 7])
-    packed = model(torch.cat([a, b], 1), mask=ma.document_mask(documents))
+    packed = model(torch.cat([a, b], 1), mask=parts.document_mask(documents))
     close(packed[:, :5], model(a))
     close(packed[:, 5:], model(b))  # rotary positions: only distances count
 
@@ -178,8 +182,8 @@ def test_cached_in_any_pieces_equals_all_at_once(changes):
     whole = model(tokens)
     for sizes in ([20], [1] * 20, [7, 1, 5, 7]):
         cache = model.new_cache(2, 20)
-        parts = [model(part, cache=cache) for part in tokens.split(sizes, dim=1)]
-        close(torch.cat(parts, dim=1), whole)
+        pieces = [model(piece, cache=cache) for piece in tokens.split(sizes, 1)]
+        close(torch.cat(pieces, dim=1), whole)
     assert cache.length == 20
 
 

@@ -95,7 +95,7 @@ def test_tokens_of_a_tool_are_read_marked_and_not_the_models_choice(model):
         if i == 1:
             assert row.tokens == alone(model, prompt, 12) and not any(row.forced)
             continue
-        given = start + [1, 2, 3]
+        given = [*start, 1, 2, 3]
         assert row.tokens == given + alone(model, prompt + given, 5)
         assert row.forced == [False] * 4 + [True] * 3 + [False] * 5
         with torch.no_grad():
