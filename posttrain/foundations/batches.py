@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from posttrain.foundations.modern_architecture import IGNORE, next_token_loss
+from posttrain.foundations.language_model import IGNORE, next_token_loss
 
 Batch = tuple[Tensor, Tensor]  # inputs (B, T) and targets (B, T)
 

@@ -25,10 +25,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from posttrain.foundations.attention import KVCache, merge_heads, split_heads
+from posttrain.foundations.language_model import Cache
 from posttrain.foundations.modern_architecture_parts import (
     RMSNorm,
     SwiGLU,
@@ -39,7 +39,6 @@ from posttrain.foundations.modern_architecture_parts import (
 )
 
 ROUND = 32  # the MLP's hidden size is a multiple of this
-IGNORE = -100  # a target that counts for nothing: padding, or a prompt
 
 
 @dataclass(frozen=True)
@@ -173,15 +172,6 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.norm_2(x)))
 
 
-class Cache(list):
-    """One `KVCache` a layer, filled together."""
-
-    @property
-    def length(self) -> int:
-        """How many tokens it holds."""
-        return self[0].length
-
-
 class GPT(nn.Module):
     """Embedding, L blocks, a norm, a linear read-out called `head`."""
 
@@ -265,23 +255,3 @@ def initialise(model: GPT) -> None:
     nn.init.normal_(model.token.weight, std=0.02)
     if not model.config.tied:
         nn.init.normal_(model.head.weight, std=0.02)
-
-
-def next_token_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy in nats of logits (B, T, V) against targets (B, T).
-
-    Targets equal to IGNORE count for nothing. reduction: "mean" over the others,
-    "sum", or "none" for (B, T). Computed in float32.
-    """
-    return F.cross_entropy(
-        logits.float().transpose(1, 2),
-        targets,
-        ignore_index=IGNORE,
-        reduction=reduction,
-    )
-
-
-def parameter_count(model: nn.Module, embedding: bool = True) -> int:
-    """How many different numbers are trained; without the embedding on request."""
-    outer = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    return sum(p.numel() for p in model.parameters() if embedding or id(p) not in outer)

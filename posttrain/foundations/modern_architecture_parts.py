@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from posttrain.foundations.attention import causal_mask
+from posttrain.foundations.attention_fused import attend
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-5) -> Tensor:
@@ -109,7 +110,7 @@ def grouped_attention(
     Returns (B, H, T_q, D).
     """
     B, H, T_q, D = q.shape
-    H_kv, T_k = k.shape[1], k.shape[2]
+    H_kv = k.shape[1]
     if T_q == 1 and (mask is None or mask.shape[1] == 1):
         # One new token: its H / H_kv heads become queries of one head, and no key or
         # value is copied. All of them may look at the same keys.
@@ -118,21 +119,4 @@ def grouped_attention(
     if H_kv < H:
         k = k.repeat_interleave(H // H_kv, dim=1)  # (B, H, T_k, D)
         v = v.repeat_interleave(H // H_kv, dim=1)
-    if mask is None and T_q < T_k:
-        mask = causal_mask(T_q, T_k, q.device)
     return attend(q, k, v, mask, mask is None, dropout)
-
-
-def attend(q, k, v, mask: Tensor | None, causal: bool, dropout: float) -> Tensor:
-    """PyTorch's fused attention; on a CPU always in float32.
-
-    Under bfloat16 autocast its backward pass on a CPU is about 4 times as slow.
-    """
-    if q.device.type == "cpu" and q.dtype != torch.float64:
-        with torch.autocast("cpu", enabled=False):
-            q32, k32, v32 = q.float(), k.float(), v.float()
-            y = F.scaled_dot_product_attention(
-                q32, k32, v32, mask, dropout, is_causal=causal
-            )
-        return y.to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)

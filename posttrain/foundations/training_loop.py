@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from posttrain.foundations.checkpoint import CheckpointError
-from posttrain.foundations.modern_architecture import parameter_count
+from posttrain.foundations.language_model import parameter_count
 from posttrain.foundations.run_log import RunLog
 from posttrain.foundations.trainer import StepRecord, fit
 from posttrain.foundations.training_run import PRESETS, Recipe, Run

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from posttrain.foundations import modern_architecture as ma
 from posttrain.foundations import modern_architecture_parts as parts
 from posttrain.foundations.attention import causal_mask
+from posttrain.foundations.language_model import next_token_loss, parameter_count
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
 
 SMALL = {"V": 61, "T": 48, "C": 32, "L": 3, "H": 4, "H_kv": 2, "mlp": 48}
@@ -76,8 +76,8 @@ def test_gradients_are_those_of_llama():
     theirs = make_llama(GPTConfig(**SMALL, qk_norm=False))
     ours = from_hf(theirs)
     tokens, targets = text(seed=2), text(seed=3)
-    ma.next_token_loss(ours(tokens), targets).backward()
-    ma.next_token_loss(theirs(tokens).logits, targets).backward()
+    next_token_loss(ours(tokens), targets).backward()
+    next_token_loss(theirs(tokens).logits, targets).backward()
     wanted = dict(theirs.named_parameters())
     for name, p in ours.named_parameters():
         close(p.grad, wanted[their_name(name)].grad)
@@ -218,10 +218,8 @@ def test_positions_may_be_given_for_each_row():
 def test_tied_weights_and_counts():
     tied, free = made(), made(tied=False)
     assert tied.head.weight is tied.token.weight
-    assert ma.parameter_count(free) - ma.parameter_count(tied) == 61 * 32
-    assert ma.parameter_count(tied, embedding=False) == ma.parameter_count(tied) - (
-        61 * 32
-    )
+    assert parameter_count(free) - parameter_count(tied) == 61 * 32
+    assert parameter_count(tied, embedding=False) == parameter_count(tied) - (61 * 32)
 
 
 def test_the_dial_of_size():
@@ -229,7 +227,7 @@ def test_the_dial_of_size():
     for depth, parameters in sizes.items():
         with torch.device("meta"):
             model = GPT(GPTConfig.of_depth(depth, V=65))
-        counted = ma.parameter_count(model, embedding=False)
+        counted = parameter_count(model, embedding=False)
         assert counted == pytest.approx(parameters, rel=0.01)
     assert GPTConfig.of_depth(4, V=65, T=99, H_kv=1).T == 99
 
@@ -238,7 +236,7 @@ def test_logits_of_a_fresh_model_are_small():
     torch.manual_seed(0)
     model = GPT(GPTConfig.of_depth(4, V=65))
     tokens = text(4, 64, 65)
-    loss = ma.next_token_loss(model(tokens), text(4, 64, 65, seed=9))
+    loss = next_token_loss(model(tokens), text(4, 64, 65, seed=9))
     assert loss.item() == pytest.approx(torch.tensor(65.0).log().item(), abs=0.1)
     x = model.token(tokens) / 0.02
     for block in model.blocks:
@@ -255,10 +253,10 @@ def test_dropout_only_when_training():
 
 def test_losses_leave_out_what_is_ignored():
     logits, targets = torch.randn(2, 3, 5), torch.tensor([[1, -100, 2], [3, 4, -100]])
-    each = ma.next_token_loss(logits, targets, "none")
+    each = next_token_loss(logits, targets, "none")
     wanted = -logits.log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
     close(each, wanted * (targets >= 0))
-    close(ma.next_token_loss(logits, targets), wanted[targets >= 0].mean())
+    close(next_token_loss(logits, targets), wanted[targets >= 0].mean())
 
 
 def test_bad_shapes_are_named():

@@ -13,7 +13,8 @@ from posttrain.foundations.batches import (
     target_count,
     total_loss,
 )
-from posttrain.foundations.modern_architecture import GPT, IGNORE, GPTConfig
+from posttrain.foundations.language_model import IGNORE
+from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.trainer import StepRecord, Trainer, fit
 
 TOKENS = np.random.default_rng(0).integers(31, size=5000).astype(np.uint16)

@@ -1,0 +1,39 @@
+"""PyTorch's fused attention: the same numbers as `attention.py`, no table of weights.
+
+Models that are trained use this one. `scaled_dot_product_attention` there is the one to
+read, and what the tests compare with.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from posttrain.foundations.attention import causal_mask
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
+    """q: (B, H, T_q, D), k and v: (B, H, T_k, D) -> (B, H, T_q, D).
+
+    mask: boolean, True = may look, broadcastable to (B, H, T_q, T_k). causal: no token
+    sees a later one; the queries are the last T_q of T_k tokens. One of the two.
+    On a CPU it works in float32: there its backward pass in bfloat16 takes about 4
+    times as long.
+    """
+    T_q, T_k = q.shape[-2], k.shape[-2]
+    if causal and T_q < T_k:  # the kernel would align the mask with the first key
+        mask, causal = causal_mask(T_q, T_k, q.device), False
+    if q.device.type != "cpu" or q.dtype == torch.float64:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
+    with torch.autocast("cpu", enabled=False):
+        wide = q.float(), k.float(), v.float()
+        y = F.scaled_dot_product_attention(*wide, mask, dropout, is_causal=causal)
+    return y.to(q.dtype)
