@@ -9,6 +9,9 @@ from pathlib import Path
 import posttrain
 from ci.processes import cores
 
+# Reported where they were used: a run that never imported one does not depend on it.
+OTHERS = ("tokenizers", "tiktoken", "transformers")
+
 
 def hardware() -> dict:
     """Processor, cores, memory and GPU; nothing that tells whose machine it is."""
@@ -26,7 +29,7 @@ def hardware() -> dict:
 
 def versions() -> dict:
     """Of Python and of the packages that a number may depend on."""
-    used = [name for name in ("tokenizers", "tiktoken") if name in sys.modules]
+    used = [name for name in OTHERS if name in sys.modules]
     return {
         "python": platform.python_version(),
         "torch": metadata.version("torch"),

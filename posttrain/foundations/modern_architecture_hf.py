@@ -15,9 +15,7 @@ import torch
 
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
 
-if (
-    TYPE_CHECKING
-):  # importing transformers takes a second that only its users should pay
+if TYPE_CHECKING:  # importing transformers costs a second: only its users pay
     from transformers import LlamaForCausalLM, PreTrainedModel
 
 NAMES = {  # ours -> theirs, in a layer

@@ -170,7 +170,9 @@ class GPT2(nn.Module):
             table = 0.02 * math.sqrt(2) * sinusoids(config.T, config.C)
             self.register_buffer("sinusoids", table, persistent=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.L))
-        self.norm = nn.LayerNorm(config.C, config.eps) if config.pre_norm else nn.Identity()  # fmt: skip
+        # post-norm blocks end in a norm of their own
+        last = nn.LayerNorm(config.C, config.eps)
+        self.norm = last if config.pre_norm else nn.Identity()
         self.head = nn.Linear(config.C, config.V, bias=False)
         if config.tied:
             self.head.weight = self.token.weight

@@ -15,9 +15,7 @@ import torch
 
 from posttrain.foundations.transformer import GPT2, GPT2Config
 
-if (
-    TYPE_CHECKING
-):  # importing transformers takes a second that only its users should pay
+if TYPE_CHECKING:  # importing transformers costs a second: only its users pay
     from transformers import GPT2LMHeadModel
 
 NAMES = {  # theirs -> ours, in a layer

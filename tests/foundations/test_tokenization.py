@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 import torch
-from posttrain.data_gpt2 import first_merges
 
 from posttrain import data
+from posttrain.data_gpt2 import first_merges
 from posttrain.foundations import tokenization as T
 from posttrain.foundations import tokenization_bpe as B
 from posttrain.foundations import tokenization_gpt2 as G
