@@ -224,8 +224,13 @@ def test_another_seed_grades_all_again(again):
 
 
 def test_an_interrupt_keeps_what_was_graded(root, again, solved):
+    slow = copy.deepcopy(solved)
+    nap = {"cell_type": "code", "id": "nap", "metadata": {}, "outputs": []}
+    nap |= {"execution_count": None, "source": "import time; time.sleep(8)"}
+    slow["cells"].append(nap)  # so that the run cannot be over before the interrupt
     for number in range(8):
-        put(again, f"late{number}", "attention", "attention.ipynb", json.dumps(solved))
+        text = json.dumps(solved if number else slow)
+        put(again, f"late{number}", "attention", "attention.ipynb", text)
     before = len(lines_of(again))
     process = grader(again / "submitted", again)
     while len(lines_of(again)) < before + 2 and process.poll() is None:

@@ -688,7 +688,8 @@ def test_nothing_is_left_when_the_grader_is_killed(found):
 
 def test_nothing_has_changed_outside(found):
     seen = found["outside"]
-    assert seen["mode"] != 0 and seen["priority"] == 0
+    assert seen["mode"] != 0
+    assert seen["priority"] == os.getpriority(os.PRIO_PROCESS, 0)  # `nice make test`
     assert seen["victim"] in "SRD"
     assert seen["files"] == ["secret", "socket"]
 
