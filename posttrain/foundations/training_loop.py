@@ -29,6 +29,25 @@ from posttrain.foundations.run_log import RunLog
 from posttrain.foundations.trainer import StepRecord, fit
 from posttrain.foundations.training_run import PRESETS, Recipe, Run
 
+HELP = {  # of each field of the recipe
+    "depth": "layers, and 32 channels for each: the dial of size",
+    "context": "positions that the model has",
+    "T": "tokens of a training window",
+    "B": "windows of a micro-batch",
+    "micro_batches": "micro-batches of a step; their gradients are added up",
+    "steps": "steps of the whole run; the schedule depends on it",
+    "optimizer": "muon (with AdamW for what is no hidden matrix) or adamw",
+    "lr": "peak learning rate",
+    "weight_decay": "of matrices; norms and biases do not decay",
+    "warmup": "steps until the peak",
+    "decay": "share of the steps, at the end, in which the rate falls to 2 %%",
+    "max_norm": "longest gradient; longer ones are shortened",
+    "dropout": "share of activations set to 0 in training",
+    "precision": "fp32, bf16 or fp16 (with loss scaling)",
+    "data": "name of the text, see posttrain.data",
+    "seed": "of weights, windows and dropout",
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Train as the options say; 0 at the end, 1 for what cannot be done, 130 if cut."""
@@ -57,16 +76,34 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m posttrain.foundations.training_loop",
         description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="cpu",
+        help="the recipe to start from (%(default)s)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on in --out")
+    parser.add_argument("--resume", action="store_true", help="go on with --out")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=device)
-    parser.add_argument("--eval-every", type=int, default=100, metavar="STEPS")
-    parser.add_argument("--save-every", type=int, default=200, metavar="STEPS")
-    parser.add_argument("--tensorboard", action="store_true")
+    parser.add_argument("--device", default=device, help="cpu, cuda (%(default)s)")
+    parser.add_argument(
+        "--eval-every",
+        type=int,
+        default=100,
+        metavar="N",
+        help="steps between two losses on validation text (%(default)s)",
+    )
+    parser.add_argument(
+        "--save-every",
+        type=int,
+        default=200,
+        metavar="N",
+        help="steps between two checkpoints (%(default)s)",
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write out/tensorboard as well"
+    )
     parser.add_argument(
         "--profile", action="store_true", help="write trace.json of three steps"
     )
@@ -74,7 +111,8 @@ def parser() -> argparse.ArgumentParser:
     for field in fields(Recipe):
         kind = {"int": int, "float": float, "str": str}[field.type]
         name = "--" + field.name.replace("_", "-")
-        recipe.add_argument(name, type=kind, metavar=field.type.upper())
+        metavar, words = field.type.upper(), HELP[field.name]
+        recipe.add_argument(name, type=kind, metavar=metavar, help=words)
     return parser
 
 

@@ -14,8 +14,8 @@ Letters as in `modern_architecture`.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from posttrain.foundations.modern_architecture import GPTConfig
 from posttrain.foundations.trainer import PRECISIONS, Trainer
 
 KINDS = ("matrix products", "attention", "the rest")
+PHASES = ("forward", "backward", "optimizer", "Python and data")
 
 
 def matrix_parameters(config: GPTConfig) -> int:
@@ -134,28 +135,38 @@ def state_bytes(trainer: Trainer) -> dict[str, int]:
 # ---------------------------------------------------------------- time
 
 
-def step_profile(trainer: Trainer, steps: int = 3) -> dict[str, dict[str, float]]:
-    """Milliseconds of the CPU a step, by phase and by kind of work.
+def step_profile(trainer: Trainer, steps: int = 5) -> dict[str, dict[str, float]]:
+    """Milliseconds of the clock in a step, by phase and by kind of work.
 
     Each operation's own time, without that of the operations inside it, goes to the
-    phase that it was called from. `Python and data` is what no operation accounts for.
-    Advances the trainer by steps + 1.
+    phase that it was called from; "Python and data" is what no operation accounts for.
+    Medians over `steps` steps. Advances the trainer by steps + 1.
     """
     trainer.train_step()  # makes the optimizers' state
+    tables = [profiled(trainer.train_step) for _ in range(steps)]
+    return {
+        phase: {
+            kind: round(median(table[phase][kind] for table in tables), 2)
+            for kind in KINDS
+        }
+        for phase in PHASES
+    }
+
+
+def profiled(work: Callable[[], object]) -> dict[str, dict[str, float]]:
+    """Milliseconds of one call: {phase: {kind: time}}."""
+    table = {phase: dict.fromkeys(KINDS, 0.0) for phase in PHASES}
     activities = [torch.profiler.ProfilerActivity.CPU]
-    before = time.process_time()
     with torch.profiler.profile(activities=activities) as profiler:
-        for _ in range(steps):
-            trainer.train_step()
-        spent = time.process_time() - before
-    times: dict[str, Counter] = {}
+        before = time.perf_counter()
+        work()
+        whole = 1000 * (time.perf_counter() - before)
     for event in profiler.events():
-        own = event.self_cpu_time_total / 1000 / steps  # milliseconds
-        times.setdefault(phase_of(event), Counter())[kind_of(event.name)] += own
-    seen = sum(counter.total() for counter in times.values())
-    table = {name: {k: round(c[k], 2) for k in KINDS} for name, c in times.items()}
-    left = max(0.0, spent * 1000 / steps - seen)
-    return {**table, "Python and data": {"the rest": round(left, 2)}}
+        own = event.self_cpu_time_total / 1000  # microseconds
+        table[phase_of(event)][kind_of(event.name)] += own
+        whole -= own
+    table["Python and data"]["the rest"] = max(0.0, whole)
+    return table
 
 
 def phase_of(event) -> str:

@@ -26,7 +26,7 @@ CLASSES = {"short": (0, 50), "middle": (50, 150), "long": (150, 10**9)}  # targe
 
 
 def own_mean(model: nn.Module, batch: Batch) -> Tensor:
-    """The fault: a micro-batch is averaged before anyone knows how large the step is."""
+    """The fault: a micro-batch is averaged before the size of the step is known."""
     return total_loss(model, batch) / target_count(batch)
 
 
@@ -66,7 +66,7 @@ class Speeches:
 
 
 def padded(texts: Sequence[np.ndarray], T: int, device: str = "cpu") -> Batch:
-    """Inputs and targets (B, T'), as wide as the longest; padding counts for nothing."""
+    """Inputs and targets (B, T'), as wide as the longest; padding does not count."""
     width = min(T, max(map(len, texts)) - 1)
     inputs = torch.zeros(len(texts), width, dtype=torch.long)
     targets = torch.full((len(texts), width), IGNORE)
