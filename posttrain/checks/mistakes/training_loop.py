@@ -406,6 +406,19 @@ def save_without_flush(path, data):
     return hashlib.sha256(data).hexdigest()
 
 
+def save_flushes_the_system_only(path, data):
+    partial = path + ".partial"
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+    return hashlib.sha256(data).hexdigest()
+
+
 def save_leaves_partial(path, data):
     write_flushed(path + ".partial", data)
     os.replace(path + ".partial", path)
@@ -718,6 +731,11 @@ MISTAKES = {
             save_without_flush,
             "the bytes may still be in memory when the rename reaches the disk: after "
             "a power cut the name points to an empty file. os.fsync first.",
+        ),
+        Mistake(
+            save_flushes_the_system_only,
+            "os.fsync brings to the disk what the system has; but your bytes are still "
+            "in Python's own buffer. file.flush() first.",
         ),
         Mistake(
             save_leaves_partial,
