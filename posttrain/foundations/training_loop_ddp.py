@@ -27,7 +27,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from posttrain.foundations.batches import Batch, Windows, target_count, total_loss
-from posttrain.foundations.modern_architecture import GPT, IGNORE, GPTConfig
+from posttrain.foundations.language_model import IGNORE
+from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.optimizers_groups import clip_grad_norm
 
 LR = 0.3  # learning rate

@@ -20,7 +20,7 @@ from statistics import fmean
 import torch
 
 from posttrain.foundations import training_loop_cost as cost
-from posttrain.foundations.modern_architecture import parameter_count
+from posttrain.foundations.language_model import parameter_count
 from posttrain.foundations.training_loop_precision import (
     hidden_gradients,
     lost_in_fp16,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.foundations.batches import Batch, mean_loss, target_count, total_loss
-from posttrain.foundations.modern_architecture import IGNORE
+from posttrain.foundations.language_model import IGNORE
 from posttrain.foundations.trainer import Trainer, fit
 from posttrain.foundations.training_run import Recipe, Text, make_model, make_trainer
 

@@ -18,7 +18,7 @@ from posttrain.foundations import training_loop_experiment as experiment
 from posttrain.foundations import training_loop_restart as restart
 from posttrain.foundations import training_loop_uneven as uneven
 from posttrain.foundations.batches import target_count
-from posttrain.foundations.modern_architecture import IGNORE
+from posttrain.foundations.language_model import IGNORE
 from posttrain.foundations.training_run import Recipe, load_text
 
 TINY = Recipe(depth=1, context=64, T=16, B=2, steps=12, warmup=1, dropout=0.2)
