@@ -29,6 +29,7 @@ def attend(
     times as long.
     """
     T_q, T_k = q.shape[-2], k.shape[-2]
+    causal = causal and T_q > 1  # the last token may see all: no mask
     if causal and T_q < T_k:  # the kernel would align the mask with the first key
         mask, causal = causal_mask(T_q, T_k, q.device), False
     if q.device.type != "cpu" or q.dtype == torch.float64:
