@@ -23,7 +23,7 @@ from posttrain.foundations.batches import Batch, Windows, mean_loss, total_loss
 from posttrain.foundations.language_model import next_token_loss, parameter_count
 from posttrain.foundations.sampling import Sampling
 from posttrain.foundations.sampling_generate import generate
-from posttrain.foundations.trainer import StepRecord, Trainer, fit
+from posttrain.foundations.trainer import PRECISIONS, StepRecord, Trainer, fit
 from posttrain.foundations.training_run import Recipe, Text, load_text, make_trainer
 from posttrain.foundations.transformer import GPT2, GPT2Config
 from posttrain.foundations.transformer_speed import (
@@ -101,7 +101,7 @@ class Preset:
 
     model: GPT2Config
     recipe: Recipe
-    short: int  # steps of each arm and fault
+    short: int  # steps of each arm; a fault gets half of them
     deep: GPT2Config
     deep_recipe: Recipe
     races: dict[str, Race]
@@ -129,12 +129,10 @@ PRESETS = {
     ),
     "cpu": Preset(
         GPT2Config(V=65, T=64, C=128, L=4, H=4),
-        Recipe(T=64, B=16, steps=800, lr=2e-2),
-        short=200,
+        Recipe(T=64, B=16, steps=800, lr=1e-2),
+        short=150,
         deep=GPT2Config(V=65, T=64, C=64, L=12, H=4),
-        deep_recipe=Recipe(
-            T=64, B=8, steps=150, lr=3e-3, optimizer="adamw", warmup=50
-        ),
+        deep_recipe=Recipe(T=64, B=8, steps=150, lr=1e-3, optimizer="adamw", warmup=50),
         races={
             "4 x 128": Race(GPT2Config(V=65, T=128, C=128), 16, 64, 8, 100, 11),
             "6 x 384": Race(baby(), 4, 128, 4, 100, 7),
@@ -188,6 +186,7 @@ def run(preset: str, seed: int) -> dict:
     )
     recipe = replace(setup.recipe, seed=seed)
     short = replace(recipe, steps=setup.short)
+    faulty = replace(recipe, steps=setup.short // 2)
     deep = replace(setup.deep_recipe, seed=seed)
     return {
         "preset": preset,
@@ -201,7 +200,7 @@ def run(preset: str, seed: int) -> dict:
             for name, arm in ARMS.items()
         },
         "faults": {
-            name: run_fault(setup, arm, short, text) for name, arm in FAULTS.items()
+            name: run_fault(setup, arm, faulty, text) for name, arm in FAULTS.items()
         },
         "deep": {
             name: train(setup, setup.deep, arm, deep, text)[1]
@@ -223,9 +222,7 @@ def build(config: GPT2Config, arm: Arm, seed: int) -> GPT2:
     """A fresh model of an arm."""
     torch.manual_seed(seed)
     model = GPT2(
-        replace(
-            config, positions=arm.positions, pre_norm=arm.pre_norm, tied=arm.tied
-        )
+        replace(config, positions=arm.positions, pre_norm=arm.pre_norm, tied=arm.tied)
     )
     if not arm.scaled:
         undo_scaling(model)
@@ -307,13 +304,11 @@ def run_fault(setup: Preset, arm: Arm, recipe: Recipe, text: Text) -> dict:
 
 def run_race(sizes: Race, recipe: Recipe) -> dict:
     """Training and generation against `transformers`, numbers rounded."""
-    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    dtype = PRECISIONS[recipe.precision] or torch.float32
     where = {"pairs": sizes.pairs, "device": device(), "dtype": dtype}
     found = {
         "training": race_training(sizes.config, sizes.B, sizes.T, **where),
-        "generation": race_generation(
-            sizes.config, sizes.rows, 16, sizes.new, **where
-        ),
+        "generation": race_generation(sizes.config, sizes.rows, 16, sizes.new, **where),
     }
     for result in found.values():
         for key, value in result.items():
