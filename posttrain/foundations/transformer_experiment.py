@@ -118,7 +118,7 @@ def baby(V: int = 65) -> GPT2Config:
 PRESETS = {
     "ci": Preset(
         GPT2Config(V=65, T=32, C=48, L=2, H=3),
-        Recipe(T=32, B=8, steps=120, lr=2e-2),
+        Recipe(T=32, B=8, steps=120, lr=2e-2, warmup=5),
         short=30,
         deep=GPT2Config(V=65, T=32, C=24, L=6, H=3),
         deep_recipe=Recipe(T=32, B=4, steps=20, lr=1e-3, optimizer="adamw"),

@@ -13,6 +13,7 @@ from posttrain.foundations import transformer_speed as speed
 from posttrain.foundations.batches import total_loss
 from posttrain.foundations.language_model import next_token_loss
 from posttrain.foundations.optimizers import AdamW
+from posttrain.foundations.optimizers_schedules import wsd
 from posttrain.foundations.training_run import Recipe
 from posttrain.foundations.transformer import GPT2, GPT2Config
 
@@ -122,6 +123,17 @@ def test_big_presets_build_and_step(preset):
             loss.backward()
             AdamW(model.parameters(), lr=1e-3).step()
             assert loss.shape == ()
+
+
+@pytest.mark.parametrize("preset", experiment.PRESETS)
+def test_every_run_of_a_preset_has_room_for_its_schedule(preset):
+    """Faults get half the steps of an arm: warm-up and decay must still fit."""
+    setup = experiment.PRESETS[preset]
+    lengths = [setup.recipe.steps, setup.short, setup.short // 2]
+    recipes = [replace(setup.recipe, steps=steps) for steps in lengths]
+    for recipe in [*recipes, setup.deep_recipe]:
+        decay = max(1, round(recipe.decay * recipe.steps))
+        wsd(0, total=recipe.steps, warmup=recipe.warmup, decay=decay)
 
 
 def test_race_divides_theirs_by_ours(monkeypatch):
