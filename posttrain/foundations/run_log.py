@@ -12,6 +12,7 @@ again.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 NAME = "log.jsonl"
@@ -64,6 +65,11 @@ def read_log(folder: Path) -> list[dict]:
                     f"{path}, line {i + 1} is not JSON: {line!r}"
                 ) from None
     return whole
+
+
+def quiet_profiler() -> None:
+    """PyTorch's profiler prints notes of its own on stderr unless told not to."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def _writer(folder: Path, after: int):

@@ -25,7 +25,7 @@ import torch
 
 from posttrain.foundations.checkpoint import CheckpointError
 from posttrain.foundations.language_model import parameter_count
-from posttrain.foundations.run_log import RunLog
+from posttrain.foundations.run_log import RunLog, quiet_profiler
 from posttrain.foundations.trainer import StepRecord, fit
 from posttrain.foundations.training_run import PRESETS, Recipe, Run
 
@@ -193,6 +193,7 @@ def tracing(options: argparse.Namespace) -> Iterator[Callable[[], None]]:
     if not options.profile:
         yield lambda: None
         return
+    quiet_profiler()
     path = options.out / "trace.json"
     with torch.profiler.profile(
         schedule=torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1),

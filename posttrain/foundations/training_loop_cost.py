@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from posttrain.foundations.batches import Batch, total_loss
 from posttrain.foundations.modern_architecture import GPTConfig
+from posttrain.foundations.run_log import quiet_profiler
 from posttrain.foundations.trainer import PRECISIONS, Trainer
 
 KINDS = ("matrix products", "attention", "the rest")
@@ -156,6 +157,7 @@ def step_profile(trainer: Trainer, steps: int = 5) -> dict[str, dict[str, float]
 
 def profiled(work: Callable[[], object]) -> dict[str, dict[str, float]]:
     """Milliseconds of one call: {phase: {kind: time}}."""
+    quiet_profiler()
     table = {phase: dict.fromkeys(KINDS, 0.0) for phase in PHASES}
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities) as profiler:
