@@ -6,7 +6,7 @@
     shannon_bounds(r)     his bounds from the ranks, bits
 
 Shannon, *Prediction and Entropy of Printed English*, Bell System Technical Journal 30
-(1951), equations (1) and (17).
+(1951): the series F_n, and the bounds from prediction frequencies.
 """
 
 from __future__ import annotations
