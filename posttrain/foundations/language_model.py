@@ -22,7 +22,7 @@ IGNORE = -100  # a target that counts for nothing: padding, or a prompt
 
 
 class Cache(list):
-    """One `KVCache` a layer, filled together."""
+    """One `KVCache` (or what stands in for it) a layer, filled together."""
 
     @property
     def length(self) -> int:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from posttrain.foundations.attention import KVCache, merge_heads, split_heads
 from posttrain.foundations.language_model import Cache
+from posttrain.foundations.modern_architecture_cache import WindowCache
 from posttrain.foundations.modern_architecture_parts import (
     RMSNorm,
     SwiGLU,
@@ -137,7 +138,7 @@ class Attention(nn.Module):
         cos: Tensor,
         sin: Tensor,
         mask: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | WindowCache | None = None,
     ) -> Tensor:
         """x: (B, T, C) -> (B, T, C). cos, sin: `rope_tables` at the tokens' positions.
 
@@ -219,24 +220,31 @@ class GPT(nn.Module):
                     f"{end} tokens, but the model was made for T={self.config.T}; cut"
                     " the text or make the model with a larger T"
                 )
-            cos, sin = self.cos[start:end], self.sin[start:end]  # (T, D / 2)
+            cos, sin = self.cos[start:end], self.sin[start:end]  # (T, D)
         else:
             cos, sin = self.cos[positions], self.sin[positions]
             if positions.ndim == 2:
-                cos, sin = cos[:, None], sin[:, None]  # (B, 1, T, D / 2)
+                cos, sin = cos[:, None], sin[:, None]  # (B, 1, T, D)
         x = self.token(tokens)  # (B, T, C)
         for i, block in enumerate(self.blocks):
             x = block(x, cos, sin, mask, cache[i] if cache is not None else None)
         return self.norm(x)
 
     def new_cache(self, B: int, T_max: int) -> Cache:
-        """An empty cache for B rows of up to T_max tokens, in the weights' dtype."""
+        """An empty cache for B rows of up to T_max tokens, in the weights' dtype.
+
+        Local layers keep their window only.
+        """
         config, weight = self.config, self.token.weight
-        shape = (B, config.H_kv, T_max, config.D)
-        return Cache(
-            KVCache(*shape, dtype=weight.dtype, device=weight.device)
-            for _ in range(config.L)
-        )
+        like = {"dtype": weight.dtype, "device": weight.device}
+        cache = Cache()
+        for layer in range(config.L):
+            window = config.window_of(layer)
+            if window is None or window >= T_max:
+                cache.append(KVCache(B, config.H_kv, T_max, config.D, **like))
+            else:
+                cache.append(WindowCache(B, config.H_kv, window, config.D, **like))
+        return cache
 
 
 @torch.no_grad()

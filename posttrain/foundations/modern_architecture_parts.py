@@ -37,25 +37,26 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(T: int, D: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """cos and sin of the angle of each position and channel pair: (T, D / 2) each.
+    """cos and sin of the angle of each position and channel: (T, D) each, for `rotate`.
 
-    Pair i turns by base^(-2i / D) radians a token. Source: Su et al. 2021, eq. 15.
+    Pair i turns by base^(-2i / D) radians a token. Both channels of a pair have its
+    cosine; the first has the sine with a minus. Source: Su et al. 2021, eq. 15 and 34.
     """
     speed = base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)  # (D / 2,)
     angle = torch.outer(torch.arange(T, dtype=torch.float64), speed)  # (T, D / 2)
-    return angle.cos().float(), angle.sin().float()
+    cos, sin = angle.cos().float(), angle.sin().float()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pair (x[i], x[i + D/2]) of each token by its position's angle.
 
-    x: (B, H, T, D). cos, sin: (T, D / 2), or (B, 1, T, D / 2) where rows of the batch
-    stand at different positions. Pairs are Llama's: a channel of the first half and
-    its partner in the second.
+    x: (B, H, T, D). cos, sin: of `rope_tables`, (T, D), or (B, 1, T, D) where rows of
+    the batch stand at different positions. Pairs are Llama's: a channel of the first
+    half and its partner in the second. `roll` puts the partner in each channel's place.
     """
-    a, b = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    partner = x.roll(x.shape[-1] // 2, dims=-1)  # (B, H, T, D)
+    return x * cos.to(x.dtype) + partner * sin.to(x.dtype)
 
 
 def window_mask(T_q: int, T_k: int, window: int, device=None) -> Tensor:
@@ -94,7 +95,9 @@ class SwiGLU(nn.Module):
 def within_window(
     mask: Tensor | None, T_q: int, T_k: int, window: int | None, device
 ) -> Tensor | None:
-    """`mask`, narrowed to a window where there is one that bites."""
+    """`mask` of the last T_k keys, narrowed to a window where there is one that bites."""
+    if mask is not None:
+        mask = mask[..., -T_k:]  # a `WindowCache` has dropped the others
     if window is None or T_k <= window:
         return mask
     near = window_mask(T_q, T_k, window, device)
@@ -116,7 +119,4 @@ def grouped_attention(
         # value is copied. All of them may look at the same keys.
         q = q.view(B, H_kv, H // H_kv, D)
         return attend(q, k, v, mask, False, dropout).view(B, H, 1, D)
-    if H_kv < H:
-        k = k.repeat_interleave(H // H_kv, dim=1)  # (B, H, T_k, D)
-        v = v.repeat_interleave(H // H_kv, dim=1)
     return attend(q, k, v, mask, mask is None, dropout)
