@@ -1,8 +1,8 @@
 """Bytes that a token leaves in the cache, by formula, and two caches that keep less.
 
-    cache_bytes(L=32, T=2048, width=kv_width(H_kv=8, D=128))
-    WindowCache: a sliding window needs no more than its last tokens
-    LatentCache: multi-head latent attention keeps one small vector for all heads
+cache_bytes(L=32, T=2048, width=kv_width(H_kv=8, D=128))
+WindowCache: a sliding window needs no more than its last tokens
+LatentCache: multi-head latent attention keeps one small vector for all heads
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class LatentCache:
     rotated key is shared. How, is the chapter on latent attention; here we weigh it.
     """
 
-    def __init__(self, B: int, T_max: int, D_latent: int, D_rope: int, dtype=torch.float32):
+    def __init__(
+        self, B: int, T_max: int, D_latent: int, D_rope: int, dtype=torch.float32
+    ):
         self.latent = torch.zeros(B, T_max, D_latent, dtype=dtype)
         self.key = torch.zeros(B, T_max, D_rope, dtype=dtype)
         self.length = 0

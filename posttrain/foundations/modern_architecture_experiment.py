@@ -90,8 +90,8 @@ PRESETS = {
         val_windows=256,
         lr=1e-2,
         timing={
-            "0.7 M": Timing(SMALL, 16, 64, 25, 256, 7),
-            "4 M": Timing(FOUR_MILLION, 8, 128, 11, 256, 5),
+            "0.7 M": Timing(SMALL, 16, 64, 41, 256, 7),
+            "4 M": Timing(FOUR_MILLION, 8, 128, 15, 256, 5),
         },
         uncached=Timing(FOUR_MILLION, 1, 1, 0, 448, 1),
     ),
@@ -160,7 +160,9 @@ def train_arms(setup: Preset, text: Text, seed: int) -> dict:
     steps, others = arms_of(setup)
     result = {"steps": {}, "lengths": {}}
     for name, config in steps.items():
-        model = train_arm(config, setup, text, seed, result["steps"].setdefault(name, {}))
+        model = train_arm(
+            config, setup, text, seed, result["steps"].setdefault(name, {})
+        )
     T = setup.model.T
     result["lengths"]["RoPE"] = loss_by_position(model, setup, text)
     near = window_mask(LONGER * T, LONGER * T, T, next(model.parameters()).device)
@@ -313,7 +315,9 @@ def bytes_at(T: int) -> list[dict]:
         held = model.new_cache(B=1, T_max=T)
         model.hidden(tokens, cache=held)
         width = cache.kv_width(config.H_kv, D)
-        windowed = {"window": config.window, "global_layers": 1} if config.window else {}
+        windowed = (
+            {"window": config.window, "global_layers": 1} if config.window else {}
+        )
         formula = cache.cache_bytes(config.L, T, width, 1, 4, **windowed)
         rows.append(_bytes_row(name, cache.held_bytes(*held), formula))
     latent, rope = 4 * D, D // 2  # the proportions of DeepSeek-V2

@@ -1,6 +1,6 @@
 """The family of gated MLPs, and the plain one, at equal parameters (Shazeer 2020).
 
-    mlp = GatedMLP(C, matched_width(4 * C), gate="swish")     # SwiGLU
+mlp = GatedMLP(C, matched_width(4 * C), gate="swish")     # SwiGLU
 """
 
 from __future__ import annotations

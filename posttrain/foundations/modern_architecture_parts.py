@@ -95,7 +95,7 @@ class SwiGLU(nn.Module):
 def within_window(
     mask: Tensor | None, T_q: int, T_k: int, window: int | None, device
 ) -> Tensor | None:
-    """`mask` of the last T_k keys, narrowed to a window where there is one that bites."""
+    """`mask` of the last T_k keys, narrowed to a window where one bites."""
     if mask is not None:
         mask = mask[..., -T_k:]  # a `WindowCache` has dropped the others
     if window is None or T_k <= window:

@@ -5,8 +5,8 @@
     ratio(pairs)        # above 1: ours is faster
 
 Two programs that share a machine with others are compared fairly only side by side:
-A, B, A, B, ... Each pair gives one ratio; their median is what we report. A pause of the
-machine then spoils one pair, not one program.
+A, B, B, A, ... Each pair gives one ratio; their median is what we report. A pause of
+the machine then spoils one pair, not one program.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def logits_of(model: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def training_step(model: nn.Module, optimizer, tokens: Tensor) -> float:
-    """Forward, backward and one step on tokens (B, T + 1). Returns the loss, in nats."""
+    """Forward, backward and a step on tokens (B, T + 1). Returns the loss, in nats."""
     loss = next_token_loss(logits_of(model, tokens[:, :-1]), tokens[:, 1:])
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -116,5 +116,5 @@ def seconds(run: Callable) -> float:
 
 
 def ratio(pairs: Pairs) -> float:
-    """Median over the pairs of (seconds of b) / (seconds of a): how much faster a is."""
+    """Median over the pairs of seconds of b / seconds of a: how much faster a is."""
     return statistics.median(b / a for a, b in pairs)
