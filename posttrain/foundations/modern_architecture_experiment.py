@@ -86,7 +86,7 @@ PRESETS = {
     "cpu": Preset(
         AblationConfig(V=0),
         B=16,
-        steps=300,
+        steps=250,
         val_windows=256,
         lr=1e-2,
         timing={
