@@ -139,3 +139,27 @@ def test_arms_were_compared_at_equal_parameters(runs):
     for run in runs:
         sizes = [arm["parameters"] for arm in run["steps"].values()]
         assert max(sizes) / min(sizes) < 1.005
+
+
+def test_what_the_chapter_says_of_the_changes_holds(runs):
+    names = list(runs[0]["steps"])
+    loss = torch.tensor([[run["steps"][n]["val"] for n in names] for run in runs])
+    change = dict(zip(names[1:], (loss[:, 1:] - loss[:, :-1]).T, strict=True))
+    spread = (loss.max(0).values - loss.min(0).values).mean()
+    assert (change["RoPE"] < -2 * spread).all()
+    assert (change["no biases"] > 0).all()
+    assert (change["SwiGLU"] > 0).all()
+    assert abs(change["RMSNorm"].mean()) < spread / 2
+    assert (loss[:, -1] < loss[:, 0]).all()
+
+
+def test_positions_beyond_the_training_length(runs):
+    for run in runs:
+        rise = {
+            name: arm["at_length"]["4"] - arm["at_length"]["1"]
+            for name, arm in run["lengths"].items()
+        }
+        assert rise["learned"] > 0.5
+        assert 0.05 < rise["RoPE"] < rise["learned"]
+        assert rise["RoPE, window T"] < rise["RoPE"] / 3
+        assert rise["alibi"] < 0
