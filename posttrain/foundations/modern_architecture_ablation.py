@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.foundations.attention import merge_heads, split_heads
-from posttrain.foundations.modern_architecture import initialise, parameter_count
+from posttrain.foundations.language_model import parameter_count
+from posttrain.foundations.modern_architecture import initialise
 from posttrain.foundations.modern_architecture_alibi import alibi_attention
 from posttrain.foundations.modern_architecture_glu import (
     GatedMLP,

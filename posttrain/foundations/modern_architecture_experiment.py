@@ -21,12 +21,8 @@ import torch
 from posttrain.foundations import modern_architecture_cache as cache
 from posttrain.foundations import modern_architecture_speed as speed
 from posttrain.foundations.batches import Windows, mean_loss
-from posttrain.foundations.modern_architecture import (
-    GPT,
-    GPTConfig,
-    next_token_loss,
-    parameter_count,
-)
+from posttrain.foundations.language_model import next_token_loss, parameter_count
+from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.modern_architecture_ablation import (
     AblationConfig,
     AblationGPT,

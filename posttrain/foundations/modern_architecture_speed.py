@@ -19,7 +19,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from posttrain.foundations.modern_architecture import GPT, GPTConfig, next_token_loss
+from posttrain.foundations.language_model import next_token_loss
+from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.modern_architecture_hf import from_hf, make_llama
 from posttrain.foundations.sampling import Sampling
 from posttrain.foundations.sampling_generate import generate

@@ -84,16 +84,16 @@ def wait_for(device: str) -> None:
 def activation_bytes(config: GPTConfig, B: int, T: int) -> int:
     """Bytes that backward needs of a forward pass in fp32, without dropout.
 
-    A token and layer, in numbers: 13 C (each of the two norms keeps its input, the
+    A token and layer, in numbers: 11 C (each of the two norms keeps its input, the
     normalised input and the output; queries before and after their norm and rotated;
-    keys and values copied to all heads; attention's output, twice), 2 H_kv D (keys
-    before and after their norm), 4 F (gate, up, silu of the gate, their product), and
+    attention's output, twice), 4 H_kv D (keys before and after their norm and rotated;
+    values), 4 F (gate, up, silu of the gate, their product), and
     2 + 2 H + H_kv (a root mean square for each norm and head, attention's normaliser).
     Outside the layers: 3 C for the last norm, V log-probabilities. Exact for B >= 2; a
     single window needs no copy of its targets, 8 T bytes less.
     """
     C, H, H_kv = config.C, config.H, config.H_kv
-    layer = 13 * C + 2 * H_kv * config.D + 4 * config.F + 2 + 2 * H + H_kv
+    layer = 11 * C + 4 * H_kv * config.D + 4 * config.F + 2 + 2 * H + H_kv
     token = 4 * (config.L * layer + 3 * C + config.V + 1)
     indices = 8 * B * (T + 1) + 8 * B * T + 4  # tokens, targets, their count
     return B * T * token + indices

@@ -15,6 +15,7 @@ from posttrain.foundations import modern_architecture_glu as glu
 from posttrain.foundations import modern_architecture_parts as parts
 from posttrain.foundations import modern_architecture_speed as speed
 from posttrain.foundations.attention import KVCache
+from posttrain.foundations.language_model import parameter_count
 
 
 def close(a, b, tolerance=2e-5):
@@ -84,7 +85,7 @@ def test_matched_width_keeps_the_weights():
     for width in (3, 96, 3072):
         plain = glu.PlainMLP(12, width, bias=False)
         gated = glu.GatedMLP(12, glu.matched_width(width))
-        assert ma.parameter_count(gated) == ma.parameter_count(plain)
+        assert parameter_count(gated) == parameter_count(plain)
     assert glu.matched_width(16384, 256) == 11008  # Llama-2-7B
     assert glu.matched_width(4) == 3  # rounded up
     with pytest.raises(ValueError, match="F=0"):
@@ -170,7 +171,7 @@ def test_each_arm_is_one_change_more_at_equal_parameters():
     for before, after in pairwise(arms):
         moved = [n for n in vars(after) if getattr(before, n) != getattr(after, n)]
         assert len(set(moved) - {"F"}) == 1
-    sizes = [ma.parameter_count(ablation.AblationGPT(arm)) for arm in arms]
+    sizes = [parameter_count(ablation.AblationGPT(arm)) for arm in arms]
     assert sizes == [ablation.size_of(arm) for arm in arms]
     for size, arm in zip(sizes, arms, strict=True):
         one_wider = ablation.size_of(replace(arm, F=arm.F + 1)) - size
