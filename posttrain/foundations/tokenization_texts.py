@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def python_source(characters: int, seed: int = 0) -> list[str]:
 
 @dataclass(frozen=True)
 class Messages:
-    """What Sphinx says in English and in LANGUAGES.
+    """What Sphinx says in English and in other languages.
 
     own: language -> its messages that are not translated into all others.
     shared: {language: text} of each message that all languages have: parallel texts.
@@ -101,15 +102,18 @@ class Messages:
     shared: list[dict[str, str]]
 
 
-def messages() -> Messages | None:
-    """The messages of the installed Sphinx (BSD licence), None where there is none."""
+def messages(languages: Mapping[str, str] = LANGUAGES) -> Messages | None:
+    """The messages of the installed Sphinx (BSD licence), None where there is none.
+
+    languages: folder of a catalogue -> language, beside English.
+    """
     found = importlib.util.find_spec("sphinx")
     if found is None or found.origin is None:
         return None
     from babel.messages.mofile import read_mo  # Babel comes with Sphinx
 
     catalogues = {}
-    for folder, language in LANGUAGES.items():
+    for folder, language in languages.items():
         path = Path(found.origin).parent / f"locale/{folder}/LC_MESSAGES/sphinx.mo"
         with path.open("rb") as file:
             texts = {m.id: m.string for m in read_mo(file) if isinstance(m.id, str)}
