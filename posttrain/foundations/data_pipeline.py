@@ -4,9 +4,9 @@
     python -m posttrain.foundations.data_pipeline --data my_texts.jsonl --out shards
 
 `--data` takes sources of `real_documents` ("plays", "manual", "docstrings", "code"), a
-.jsonl file with a "text" in each line, or a folder of .txt files, one document each. The
-steps are normalise, rules, language, exact duplicates, near duplicates, tokenise, write:
-the cheap ones first, so that the dear ones see less.
+.jsonl file with a "text" in each line, or a folder of .txt files, one document each.
+The steps are normalise, rules, language, exact duplicates, near duplicates, tokenise,
+write: the cheap ones first, so that the dear ones see less.
 
 Not covered: more documents than fit into memory. At scale each step but the near
 duplicates is a map over files; those need one shuffle by the key of each band.

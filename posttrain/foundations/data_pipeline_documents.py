@@ -164,14 +164,15 @@ def _keys(words: list[str], rng: random.Random) -> str:
 
 
 def _numbers(words: list[str], rng: random.Random) -> str:
-    row = lambda: "\t".join(f"{rng.uniform(0, 1000):.2f}" for _ in range(8))  # noqa: E731
-    return "the and of to be\n" + "\n".join(row() for _ in range(30))
+    rows = [[f"{rng.uniform(0, 1000):.2f}" for _ in range(8)] for _ in range(30)]
+    return "the and of to be\n" + "\n".join(map("\t".join, rows))
 
 
 def _markup(words: list[str], rng: random.Random) -> str:
     marks = ["#", "...", "//", "&nbsp;", "{}", "<br>", "**"]
-    pick = lambda: rng.choice(marks if rng.random() < 0.4 else words)  # noqa: E731
-    return " ".join(pick() for _ in range(220))
+    return " ".join(
+        rng.choice(marks if rng.random() < 0.4 else words) for _ in range(220)
+    )
 
 
 def _same_line(words: list[str], rng: random.Random) -> str:

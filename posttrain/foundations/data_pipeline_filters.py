@@ -4,9 +4,9 @@
     kept = not report
 
 The rules and their limits are those of Gopher (Rae et al. 2021, appendix A.1) and C4
-(Raffel et al. 2020, section 2.2), plus a share of digits. A rule never looks at meaning.
-It looks at what is cheap to count and rare in good prose. So each rule is also an
-opinion about what good text is, and throws away what differs: code, tables, poems.
+(Raffel et al. 2020, section 2.2), plus a share of digits. A rule never looks at
+meaning. It looks at what is cheap to count and rare in good prose. So each rule is also
+an opinion about what good text is, and throws away what differs: code, tables, poems.
 
 Not covered: filters that are trained, such as a classifier of quality or the perplexity
 of a small model. They find what counting cannot.
@@ -116,8 +116,9 @@ def top_ngram_share(text: str, n: int = 3) -> float:
     """
     words = words_of(text)
     grams = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
-    size = lambda gram: sum(map(len, gram))  # noqa: E731
-    covered = [count * size(gram) for gram, count in grams.items() if count > 1]
+    covered = [
+        times * sum(map(len, gram)) for gram, times in grams.items() if times > 1
+    ]
     return _share(max(covered, default=0), sum(map(len, words)))
 
 

@@ -95,9 +95,10 @@ class LanguageIdentifier:
         examples: language -> texts. Raises ValueError for fewer than two languages, or
         one without a letter.
         """
-        counts = {
-            name: sum(map(ngrams, found), Counter()) for name, found in examples.items()
-        }
+        counts: dict[str, Counter[str]] = {name: Counter() for name in examples}
+        for name, found in examples.items():
+            for text in found:
+                counts[name].update(ngrams(text))
         empty = [name for name, found in counts.items() if not found]
         if len(counts) < 2 or empty:
             raise ValueError(

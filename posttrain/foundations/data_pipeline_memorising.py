@@ -27,7 +27,6 @@ from posttrain.foundations.tokenization import Tokenizer, char_tokenizer
 from posttrain.foundations.trainer import fit
 from posttrain.foundations.training_run import Recipe, Text, make_model, make_trainer
 
-
 BASE = Recipe(depth=2, context=128, T=128, B=8, steps=600)
 
 
@@ -105,8 +104,10 @@ def learn_repeated(text: str, times: int, setup: Setup, seed: int) -> dict:
     parts = cut_parts(text, setup, seed)
     train = "\n\n".join(plant(parts.train, parts.repeated, times, seed))
     tokenizer = char_tokenizer(text)
-    as_ids = lambda t: np.array(tokenizer.encode(t), dtype=np.uint16)  # noqa: E731
-    corpus = Text(tokenizer, as_ids(train), as_ids(parts.val), {})
+    train_ids, val_ids = (
+        np.array(tokenizer.encode(t), dtype=np.uint16) for t in (train, parts.val)
+    )
+    corpus = Text(tokenizer, train_ids, val_ids, {})
     recipe = replace(setup.recipe, seed=seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = make_model(recipe, tokenizer.vocab_size).to(device)

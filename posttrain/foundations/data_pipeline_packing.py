@@ -5,7 +5,7 @@
 
 Three plans: a document a row (`pad_each`), all behind each other and cut where a row is
 full (`concatenate`), and whole documents put together so that they fill a row
-(`best_fit`). A plan is a list of rows, a row a list of `Piece`s; `pack` fills the arrays.
+(`best_fit`). A plan is a list of rows, a row a list of `Piece`s; `pack` fills arrays.
 Sources: Krell et al. 2021 for packing as bin packing and for the mask; Ding et al. 2024
 for best fit without truncation, which this follows.
 """

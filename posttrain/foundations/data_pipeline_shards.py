@@ -159,7 +159,8 @@ class Shards:
         if found != (manifest["tokens"], manifest["documents"]):
             raise ShardError(
                 f"{folder} holds {found[0]} tokens in {found[1]} documents, its"
-                f" manifest says {manifest['tokens']} in {manifest['documents']}; write it again"
+                f" manifest says {manifest['tokens']} in {manifest['documents']}; write"
+                " it again"
             )
         return shards
 
