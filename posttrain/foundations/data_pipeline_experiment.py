@@ -57,6 +57,7 @@ class Preset:
     junk: int  # of each kind
     vocab: int
     rows: tuple[int, ...]  # T of packing
+    packed: int  # characters of each kind of text for it
     seconds: float  # of each measurement of speed
     megabytes: tuple[int, ...]  # sizes of files
     times: tuple[int, ...]  # how often a passage stands in the text
@@ -70,6 +71,7 @@ PRESETS = {
         junk=5,
         vocab=512,
         rows=(256, 1024),
+        packed=100_000,
         seconds=0.05,
         megabytes=(2, 8),
         times=(1, 100),
@@ -83,6 +85,7 @@ PRESETS = {
         junk=30,
         vocab=2048,
         rows=(128, 256, 512, 1024, 2048),
+        packed=400_000,
         seconds=1.0,
         megabytes=(8, 32, 128),
         times=(1, 10, 30, 100),
@@ -128,7 +131,7 @@ def run(preset: str, seed: int) -> dict:
         "dedup": judged.by_bands(documents, setup.copies, seed),
         "filters": judged.by_kind(documents, setup.junk, seed),
         "languages": judged.by_language(),
-        "packing": by_plan(tokenizer, corpus.text, setup.rows, seed),
+        "packing": by_plan(tokenizer, corpus.text, setup, seed),
         "loading": by_source(good, tokenizer, setup),
         "repeated": [
             learn_repeated(corpus.text, times, setup.repeated, seed)
@@ -151,12 +154,12 @@ def rounded(value):
 # -------------------------------------------------------------------------- packing
 
 
-def by_plan(tokenizer: Tokenizer, plays: str, rows: tuple[int, ...], seed: int) -> dict:
+def by_plan(tokenizer: Tokenizer, plays: str, setup: Preset, seed: int) -> dict:
     """Waste of the three plans on documents as they come: speeches, docstrings."""
     kinds = {
-        "speeches": plays[:400_000].split("\n\n"),
+        "speeches": plays[: setup.packed].split("\n\n"),
         "docstrings": [
-            d for f in python_source(1_000_000, seed) for d in docstrings(f)
+            d for f in python_source(3 * setup.packed, seed) for d in docstrings(f)
         ],
     }
     plans = (packing.pad_each, packing.concatenate, packing.best_fit)
@@ -174,7 +177,7 @@ def by_plan(tokenizer: Tokenizer, plays: str, rows: tuple[int, ...], seed: int) 
                     p.__name__: asdict(packing.waste(p(lengths, T), lengths, T))
                     for p in plans
                 }
-                for T in rows
+                for T in setup.rows
             ],
         }
     return result
