@@ -158,6 +158,7 @@ class Text:
         """Keep these lines, in this order; one may be named twice."""
         index = torch.tensor(lines, device=self.tokens.device)
         self.tokens, self.pads = self.tokens[index], self.pads[index]
+        self.logits = self.logits[index]
         if self.seen is not None:
             self.seen = self.seen[index]
         for layer in self.cache:
