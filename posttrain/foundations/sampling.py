@@ -50,6 +50,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """
     if not 0 < p <= 1:
         raise ValueError(f"top_p={p} must be above 0 and at most 1")
+    if p == 1:
+        return logits  # the rounded sum may reach 1 before the last token
     order = logits.sort(dim=-1, descending=True, stable=True)
     probs = order.values.softmax(dim=-1)
     before = probs.cumsum(dim=-1) - probs  # of all likelier tokens

@@ -68,6 +68,8 @@ def test_edges_of_the_cuts():
     assert torch.equal(s.keep_top_k(flat, 2), flat)  # ties stay together
     assert (s.keep_top_p(flat, 1e-6) > s.CUT).sum() == 1  # one is always left
     assert torch.equal(s.keep_top_p(flat, 1.0), flat)
+    far = torch.tensor([[30.0, 0.0, -5.0]])  # the first has all that float32 can tell
+    assert torch.equal(s.keep_top_p(far, 1.0), far)
     assert torch.equal(s.keep_min_p(flat, 1.0), flat)
     once = torch.tensor([[2.0, s.CUT, 1.0, s.CUT]])  # cut before
     assert torch.equal(s.keep_top_k(once, 3), once)
