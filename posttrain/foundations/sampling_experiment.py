@@ -185,6 +185,7 @@ def run_text(setup: Preset, seed: int, device: str) -> dict:
         for name, values in setup.values.items()
     }
     return {
+        "data": trained.text.about,
         "val": trained.validate(64),
         "vocabulary": len(writer.vocabulary),
         "human": writer.human(),
