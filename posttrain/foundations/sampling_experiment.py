@@ -251,7 +251,9 @@ class Writer:
         """Numbers of these answers, and the first two texts."""
         scored = score(self.model, prompts, answers, settings)
         texts = [self.decode(answer) for answer in answers]
-        by_position = [part.mean().item() for part in scored.nats.chunk(BINS, dim=1)]
+        by_position = [
+            part.mean().item() for part in scored.nats.tensor_split(BINS, dim=1)
+        ]
         return {
             **scored.means(),
             **word_measures(texts, self.vocabulary),
