@@ -255,7 +255,8 @@ def logprob_cases(rng, hidden):
     yield case(1, 3, 3, 1, 0.5)
     yield case(1, 3, 3, 2, 2.0)
     yield case(2, 4, 5, 4 - 1, 1.0)
-    yield case(2, 4, 3, 2, 1.0, spread=200.0, dtype=torch.float64)  # exp underflows
+    far = torch.tensor([[[2000.0, 0.0], [0.0, 2000.0], [0.0, 0.0]]]).double()
+    yield far, torch.tensor([[0, 1, 0]]), 1, 1.0  # exp underflows
     yield case(2, 5, 4, 3, 0.7, dtype=torch.float64)
     for _ in range(3 if hidden else 1):
         T = whole(rng, 3, 9)
