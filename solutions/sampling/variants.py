@@ -10,20 +10,18 @@ import math
 import torch
 import torch.nn.functional as F
 
-CUT = float("-inf")
-
 # ---------------------------------------------------------------- keep_top_k
 
 
 def top_k_by_sorting(logits, k):
     ranked = logits.sort(dim=-1, descending=True).values
     least = ranked[..., min(k, ranked.shape[-1]) - 1, None]
-    return torch.where(logits >= least, logits, CUT)
+    return torch.where(logits >= least, logits, -torch.inf)
 
 
 def top_k_by_counting(logits, k):
     better = (logits[..., None, :] > logits[..., :, None]).sum(-1)
-    return logits.masked_fill(better >= k, CUT)
+    return logits.masked_fill(better >= k, -torch.inf)
 
 
 def top_k_of_probabilities(logits, k):
@@ -41,7 +39,7 @@ def top_p_from_the_tail(logits, p):
     tail = order.values.softmax(-1).cumsum(-1) <= 1 - p
     tail[..., -1] = False
     cut = torch.zeros_like(tail).scatter(-1, order.indices, tail)
-    return logits.masked_fill(cut, CUT)
+    return logits.masked_fill(cut, -torch.inf)
 
 
 def top_p_by_pairs(logits, p):
@@ -49,7 +47,7 @@ def top_p_by_pairs(logits, p):
     probs = logits.double().softmax(-1)
     likelier = logits[..., None, :] > logits[..., :, None]  # (..., V, V)
     before = (likelier * probs[..., None, :]).sum(-1)
-    return torch.where(before < p, logits, CUT)
+    return torch.where(before < p, logits, -torch.inf)
 
 
 def top_p_one_token_more(logits, p):
@@ -58,7 +56,7 @@ def top_p_one_token_more(logits, p):
     cut = probs.cumsum(-1) - probs >= p
     cut = torch.cat([torch.zeros_like(cut[..., :1]), cut[..., :-1]], -1)
     return logits.masked_fill(
-        torch.zeros_like(cut).scatter(-1, order.indices, cut), CUT
+        torch.zeros_like(cut).scatter(-1, order.indices, cut), -torch.inf
     )
 
 
@@ -67,7 +65,7 @@ def top_p_in_place(logits, p):
     probs = order.values.softmax(-1)
     cut = probs.cumsum(-1) - probs >= p
     return logits.masked_fill_(
-        torch.zeros_like(cut).scatter(-1, order.indices, cut), CUT
+        torch.zeros_like(cut).scatter(-1, order.indices, cut), -torch.inf
     )
 
 
@@ -75,18 +73,18 @@ def top_p_in_place(logits, p):
 
 
 def min_p_by_difference(logits, p):
-    bar = logits.amax(-1, keepdim=True) + (math.log(p) if p else CUT)
-    return torch.where(logits >= bar, logits, CUT)
+    bar = logits.amax(-1, keepdim=True) + (math.log(p) if p else -torch.inf)
+    return torch.where(logits >= bar, logits, -torch.inf)
 
 
 def min_p_by_ratio(logits, p):
     ratio = (logits.double() - logits.double().amax(-1, keepdim=True)).exp()
-    return logits.masked_fill(ratio < p, CUT)
+    return logits.masked_fill(ratio < p, -torch.inf)
 
 
 def min_p_of_the_mean(logits, p):
     probs = logits.softmax(-1)
-    return logits.masked_fill(probs < p * probs.mean(-1, keepdim=True), CUT)
+    return logits.masked_fill(probs < p * probs.mean(-1, keepdim=True), -torch.inf)
 
 
 # ------------------------------------------------------- penalise_repetition

@@ -8,8 +8,6 @@ import torch
 
 from posttrain.checks.task import Mistake
 
-CUT = float("-inf")
-
 # ---------------------------------------------------------------- keep_top_k
 
 
@@ -20,27 +18,27 @@ def top_k_fills_with_zero(logits, k):
 
 def top_k_breaks_ties(logits, k):
     best = logits.topk(min(k, logits.shape[-1]))
-    return torch.full_like(logits, CUT).scatter(-1, best.indices, best.values)
+    return torch.full_like(logits, -torch.inf).scatter(-1, best.indices, best.values)
 
 
 def top_k_cuts_the_kth(logits, k):
     least = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
-    return logits.masked_fill(logits <= least, CUT)
+    return logits.masked_fill(logits <= least, -torch.inf)
 
 
 def top_k_too_large(logits, k):
     least = logits.topk(k).values[..., -1:]
-    return logits.masked_fill(logits < least, CUT)
+    return logits.masked_fill(logits < least, -torch.inf)
 
 
 def top_k_in_place(logits, k):
     least = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
-    return logits.masked_fill_(logits < least, CUT)
+    return logits.masked_fill_(logits < least, -torch.inf)
 
 
 def top_k_over_the_batch(logits, k):
     least = logits.flatten().topk(min(k, logits.numel())).values[-1]
-    return logits.masked_fill(logits < least, CUT)
+    return logits.masked_fill(logits < least, -torch.inf)
 
 
 # ---------------------------------------------------------------- keep_top_p
@@ -58,58 +56,58 @@ def unsorted(cut, indices):
 def top_p_cuts_the_crossing_token(logits, p):
     probs, indices = sorted_probs(logits)
     cut = probs.cumsum(-1) > p
-    return logits.masked_fill(unsorted(cut, indices), CUT)
+    return logits.masked_fill(unsorted(cut, indices), -torch.inf)
 
 
 def top_p_keeps_the_first_only_by_hand(logits, p):
     probs, indices = sorted_probs(logits)
     cut = probs.cumsum(-1) > p
     cut[..., 0] = False
-    return logits.masked_fill(unsorted(cut, indices), CUT)
+    return logits.masked_fill(unsorted(cut, indices), -torch.inf)
 
 
 def top_p_forgets_to_unsort(logits, p):
     probs, _ = sorted_probs(logits)
-    return logits.masked_fill(probs.cumsum(-1) - probs >= p, CUT)
+    return logits.masked_fill(probs.cumsum(-1) - probs >= p, -torch.inf)
 
 
 def top_p_gathers_instead_of_scatters(logits, p):
     probs, indices = sorted_probs(logits)
     cut = probs.cumsum(-1) - probs >= p
-    return logits.masked_fill(cut.gather(-1, indices), CUT)
+    return logits.masked_fill(cut.gather(-1, indices), -torch.inf)
 
 
 def top_p_from_the_unlikely_end(logits, p):
     order = logits.sort(dim=-1)
     probs = order.values.softmax(-1)
     cut = probs.cumsum(-1) - probs >= p
-    return logits.masked_fill(unsorted(cut, order.indices), CUT)
+    return logits.masked_fill(unsorted(cut, order.indices), -torch.inf)
 
 
 def top_p_as_a_threshold(logits, p):
-    return logits.masked_fill(logits.softmax(-1) < 1 - p, CUT)
+    return logits.masked_fill(logits.softmax(-1) < 1 - p, -torch.inf)
 
 
 def top_p_of_logits(logits, p):
     order = logits.sort(dim=-1, descending=True)
     cut = order.values.cumsum(-1) - order.values >= p
-    return logits.masked_fill(unsorted(cut, order.indices), CUT)
+    return logits.masked_fill(unsorted(cut, order.indices), -torch.inf)
 
 
 # ---------------------------------------------------------------- keep_min_p
 
 
 def min_p_absolute(logits, p):
-    return logits.masked_fill(logits.softmax(-1) < p, CUT)
+    return logits.masked_fill(logits.softmax(-1) < p, -torch.inf)
 
 
 def min_p_of_logits(logits, p):
-    return logits.masked_fill(logits < p * logits.amax(-1, keepdim=True), CUT)
+    return logits.masked_fill(logits < p * logits.amax(-1, keepdim=True), -torch.inf)
 
 
 def min_p_over_the_batch(logits, p):
     probs = logits.softmax(-1)
-    return logits.masked_fill(probs < p * probs.max(), CUT)
+    return logits.masked_fill(probs < p * probs.max(), -torch.inf)
 
 
 def min_p_returns_probabilities(logits, p):
@@ -138,7 +136,7 @@ def penalty_the_wrong_way(logits, seen, penalty):
 
 
 def penalty_cuts(logits, seen, penalty):
-    return logits.masked_fill(seen, CUT)
+    return logits.masked_fill(seen, -torch.inf)
 
 
 # ---------------------------------------------------------------- draw
