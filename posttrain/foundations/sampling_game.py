@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from posttrain.foundations.modern_architecture import IGNORE
+from posttrain.foundations.language_model import IGNORE
 
 CHARS = "0123456789+-*=:;"
 FORM = re.compile(r"[1-9][-+*][1-9][-+*][1-9];")

@@ -8,7 +8,8 @@ import torch
 
 from posttrain.foundations import sampling_game as game
 from posttrain.foundations import sampling_measures as m
-from posttrain.foundations.modern_architecture import GPT, IGNORE, GPTConfig
+from posttrain.foundations.language_model import IGNORE
+from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.sampling import Sampling
 from posttrain.foundations.sampling_generate import generate
 
