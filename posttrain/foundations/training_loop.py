@@ -30,6 +30,7 @@ from posttrain.foundations.trainer import StepRecord, fit
 from posttrain.foundations.training_run import PRESETS, Recipe, Run
 
 HELP = {  # of each field of the recipe
+    "model": "modern (Llama's block) or gpt2",
     "depth": "layers, and 32 channels for each: the dial of size",
     "context": "positions that the model has",
     "T": "tokens of a training window",

@@ -30,12 +30,14 @@ from posttrain.foundations.sampling import Sampling
 from posttrain.foundations.sampling_generate import generate
 from posttrain.foundations.tokenization import Tokenizer, char_tokenizer
 from posttrain.foundations.trainer import Trainer
+from posttrain.foundations.transformer import GPT2, GPT2Config
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All that decides the weights: equal recipes on equal text give equal models."""
 
+    model: str = "modern"  # or "gpt2"
     depth: int = 4  # the dial of size: layers, and 32 channels for each
     context: int = 256  # positions that the model has
     T: int = 64  # tokens of a training window
@@ -86,12 +88,15 @@ def load_text(name: str) -> Text:
     return Text(tokenizer, tokens[:cut], tokens[cut:], about)
 
 
-def make_model(recipe: Recipe, V: int) -> GPT:
-    """A fresh model; the same one for the same seed."""
+def make_model(recipe: Recipe, V: int) -> GPT | GPT2:
+    """A fresh model; the same one for the same seed. Raises ValueError for bad ones."""
     torch.manual_seed(recipe.seed)
-    return GPT(
-        GPTConfig.of_depth(recipe.depth, V=V, T=recipe.context, dropout=recipe.dropout)
-    )
+    depth, options = recipe.depth, {"T": recipe.context, "dropout": recipe.dropout}
+    if recipe.model == "modern":
+        return GPT(GPTConfig.of_depth(depth, V=V, **options))
+    if recipe.model == "gpt2":
+        return GPT2(GPT2Config(V=V, C=32 * depth, L=depth, H=depth, **options))
+    raise ValueError(f"model={recipe.model!r}: use 'modern' or 'gpt2'")
 
 
 def make_trainer(recipe: Recipe, model: nn.Module, text: Text) -> Trainer:
@@ -203,7 +208,7 @@ class Run:
         return tokenizer.decode(rows[0].tokens)
 
 
-def load_model(folder: Path, device: str = "cpu") -> tuple[GPT, Tokenizer]:
+def load_model(folder: Path, device: str = "cpu") -> tuple[GPT | GPT2, Tokenizer]:
     """The model and tokenizer of the newest checkpoint in `folder`; needs no text.
 
     Raises CheckpointError for a folder without a run, and as `checkpoint.load` does.

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from posttrain.foundations import checkpoint
 from posttrain.foundations import training_loop as tl
 from posttrain.foundations.run_log import RunLog, read_log
 from posttrain.foundations.training_run import PRESETS, Recipe, Run, load_model
+from posttrain.foundations.transformer import GPT2
 
 STEPS = 24
 TINY = [
@@ -68,16 +70,17 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, undisturbed):
     assert_same_run(tmp_path, undisturbed)
 
 
-def test_an_interrupt_ends_between_two_steps(tmp_path, undisturbed):
-    process = subprocess.Popen(
-        command(tmp_path), stdout=subprocess.PIPE, text=True, env=os.environ
-    )
-    while len(read_log(tmp_path)) < 3:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == 130 and "go on with --resume" in said
-    assert checkpoint.steps(tmp_path)
+def test_an_interrupt_ends_between_two_steps(tmp_path, undisturbed, capsys):
+    def interrupt():
+        while len(read_log(tmp_path)) < 3:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt).start()
+    assert run(tmp_path) == 130
+    said = capsys.readouterr().out
+    assert "stopping after this step" in said and "go on with --resume" in said
+    assert checkpoint.steps(tmp_path)[-1] < STEPS
     assert run(tmp_path, "--resume") == 0
     assert_same_run(tmp_path, undisturbed)
 
@@ -109,6 +112,7 @@ def test_nothing_to_resume(tmp_path, capsys):
     [
         (["--precision", "fp8"], "precision='fp8'"),
         (["--optimizer", "adam"], "optimizer='adam'"),
+        (["--model", "bert"], "model='bert': use 'modern' or 'gpt2'"),
         (["--data", "moby"], "unknown data set 'moby'"),
         (["--warmup", "99"], "warmup=99"),
         (["--T", "500"], "500 tokens, but the model was made for T=128"),
@@ -159,6 +163,12 @@ def test_a_run_learns_and_samples():
     assert run.validate(64) < before - 1.0
     assert run.sample("a", 30) == run.sample("a", 30) != run.sample("a", 30, seed=1)
     assert len(run.sample("a", 200)) == 200  # longer than the model's 128 positions
+
+
+def test_gpt2_trains_too(tmp_path):
+    assert run(tmp_path, "--model", "gpt2", "--depth", "1") == 0
+    model, _ = load_model(tmp_path)
+    assert isinstance(model, GPT2) and model.config.C == 32
 
 
 def test_gpu_presets_make_one_step_at_full_shape():
