@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,4 +61,6 @@ def grader(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # a job in the background of a script ignores interrupts, and so would its child
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
