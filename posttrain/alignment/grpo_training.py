@@ -1,0 +1,189 @@
+"""GRPO on word problems: answer, verify, compare within the group, learn.
+
+    trainer, rounds = grpo_trainer(model, Recipe(), seed=0)
+    fit(trainer)
+    rounds.log[-1].accuracy                     # of the answers of the last round
+
+A *round* is one batch of answers by the present model; `updates` steps are taken on it,
+each on its share of the answers, so that only the first is exactly on-policy.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from posttrain.alignment.completions import Completions, completion_logprobs
+from posttrain.alignment.grpo import DAPO, Objective, group_advantages, policy_loss
+from posttrain.alignment.rollouts import (
+    MAX_NEW,
+    Rollout,
+    Scores,
+    batch_of,
+    roll_out,
+    score,
+)
+from posttrain.alignment.verifier import STRICT
+from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty, draw
+from posttrain.foundations.optimizers import AdamW
+from posttrain.foundations.optimizers_schedules import wsd
+from posttrain.foundations.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run. Defaults: what the book's small model learns with in under a minute."""
+
+    difficulty: Difficulty = FOUR_STEPS
+    prompts: int = 16  # problems a round
+    group: int = 8  # answers to each
+    rounds: int = 60
+    updates: int = 2  # optimizer steps a round
+    lr: float = 5e-4
+    objective: Objective = DAPO
+    std: bool = True  # divide advantages by the group's deviation
+    drop_silent: bool = True  # leave out groups whose answers all earn the same
+    max_new: int = MAX_NEW
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Answers, what the model thought of them when it wrote them, and what they earned.
+
+    old_logprobs, ref_logprobs: (B, T); advantages: (B,).
+    """
+
+    batch: Completions
+    old_logprobs: Tensor
+    advantages: Tensor
+    ref_logprobs: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> Experience:
+        """Some of the answers."""
+        ref = None if self.ref_logprobs is None else self.ref_logprobs[rows]
+        return replace(
+            self,
+            batch=self.batch[rows],
+            old_logprobs=self.old_logprobs[rows],
+            advantages=self.advantages[rows],
+            ref_logprobs=ref,
+        )
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round looked like: the verifier's scores and the mean reward."""
+
+    scores: Scores
+    reward: float
+    silent: float  # the share of groups in which all answers earned the same
+
+
+class Rounds:
+    """The batches of a GRPO run: every `updates` steps the model answers anew.
+
+    reward: reward(reply, right answer) -> points. `log` has a `Round` for each round.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        reward: Callable[[str, int], float] = STRICT,
+        seed: int = 0,
+    ):
+        self.model, self.recipe, self.reward, self.seed = model, recipe, reward, seed
+        keeps = recipe.objective.beta > 0
+        self.reference = copy.deepcopy(model).eval() if keeps else None
+        self.log: list[Round] = []
+
+    def __call__(self, step: int, micro: int = 0) -> Experience:
+        """The share of the present round's answers that step `step` learns from."""
+        round, update = divmod(step, self.recipe.updates)
+        if update == 0:
+            self.shares = self._shares(self.play(round), round)
+        return self.shares[update]
+
+    def play(self, round: int) -> Experience:
+        """Answers to fresh problems, and their advantages."""
+        recipe = self.recipe
+        rng = random.Random(f"{self.seed} {round}")
+        asked = [draw(rng, recipe.difficulty) for _ in range(recipe.prompts)]
+        device = next(self.model.parameters()).device
+        generator = torch.Generator(device).manual_seed(rng.getrandbits(60))
+        rollouts = roll_out(
+            self.model,
+            asked,
+            recipe.group,
+            generator=generator,
+            max_new=recipe.max_new,
+        )
+        earned = [self.reward(r.reply, r.problem.answer) for r in rollouts]
+        rewards = torch.tensor(earned, device=device).view(-1, recipe.group)  # (P, G)
+        silent = rewards.amax(dim=1) == rewards.amin(dim=1)
+        self.log.append(
+            Round(score(rollouts), rewards.mean().item(), silent.float().mean().item())
+        )
+        advantages = group_advantages(rewards, recipe.std)
+        if recipe.drop_silent and not silent.all():
+            rows = (~silent).repeat_interleave(recipe.group).nonzero()[:, 0]
+            rollouts = [rollouts[i] for i in rows]
+            advantages = advantages[~silent]
+        return self._remember(rollouts, advantages.flatten())
+
+    @torch.no_grad()
+    def _remember(self, rollouts: list[Rollout], advantages: Tensor) -> Experience:
+        """Log-probabilities as training computes them, not those of generation: the two
+        differ in the last digits, and a ratio should begin at exactly 1."""
+        batch = batch_of(rollouts, advantages.device)
+        old = completion_logprobs(self.model, batch)
+        ref = None
+        if self.reference is not None:
+            ref = completion_logprobs(self.reference, batch)
+        return Experience(batch, old, advantages, ref)
+
+    def _shares(self, experience: Experience, round: int) -> list[Experience]:
+        rng = torch.Generator().manual_seed(round)
+        order = torch.randperm(len(experience.batch), generator=rng)
+        return [experience[rows] for rows in order.tensor_split(self.recipe.updates)]
+
+
+def loss_of(objective: Objective, model: nn.Module, experience: Experience) -> Tensor:
+    """`policy_loss` of the present model on a share of the answers."""
+    return policy_loss(
+        completion_logprobs(model, experience.batch),
+        experience.old_logprobs,
+        experience.advantages,
+        experience.batch.mask,
+        objective,
+        experience.ref_logprobs,
+    )
+
+
+def grpo_trainer(
+    model: nn.Module,
+    recipe: Recipe,
+    reward: Callable[[str, int], float] = STRICT,
+    seed: int = 0,
+) -> tuple[Trainer, Rounds]:
+    """A trainer that runs GRPO, and the rounds that it plays."""
+    rounds = Rounds(model, recipe, reward, seed)
+    steps = recipe.rounds * recipe.updates
+    trainer = Trainer(
+        model,
+        [AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)],
+        rounds,
+        schedule=partial(
+            wsd, total=steps, warmup=5, decay=max(1, steps // 3), floor=0.1
+        ),
+        steps=steps,
+        loss=partial(loss_of, recipe.objective),
+        size=lambda experience: 1,  # the loss is a mean already
+    )
+    return trainer, rounds
