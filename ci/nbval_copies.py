@@ -8,6 +8,7 @@ the preset written in, one process a chapter. Guides store no output: what they 
 follows from measured files.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,7 +113,8 @@ def _command(copy: Path, chapter: Path, root: Path) -> Command:
     argv += ["--rootdir", str(copy.parent), "--confcutdir", str(copy.parent)]
     argv += ["--override-ini", "addopts=", str(copy)]
     scratch = copy.with_suffix("")
-    env = QUIET | {"IPYTHONDIR": str(scratch / "ipython")}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = QUIET | {"IPYTHONDIR": str(scratch / "ipython"), "PYTHONPATH": path}
     return Command(chapter.as_posix(), argv, scratch / "log.txt", root, env)
 
 
