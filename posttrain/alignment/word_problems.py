@@ -99,7 +99,7 @@ def problems(
     Raises ValueError where so many different ones cannot be found.
     """
     rng, found = random.Random(seed), {}
-    for _ in range(100 * n + 1000):
+    for _ in range(20 * n + 1000):
         if len(found) == n:
             return list(found.values())
         problem = draw(rng, difficulty, split)

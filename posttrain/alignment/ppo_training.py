@@ -1,0 +1,213 @@
+"""PPO on word problems: answer, score, estimate advantages with a critic, learn.
+
+    trainer, rounds = ppo_trainer(model, Recipe(), seed=0)
+    fit(trainer)
+
+The layout is that of `grpo_training`: a round is one batch of answers, `updates` steps
+are taken on it. What is new is the critic, a second model of the policy's size, and a
+reference for the KL. With a reward model that makes the four models of RLHF.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from posttrain.alignment.completions import Completions, completion_logprobs
+from posttrain.alignment.ppo import (
+    clipped_terms,
+    explained_variance,
+    gae,
+    masked_mean,
+    token_rewards,
+    value_loss,
+    whiten,
+)
+from posttrain.alignment.rollouts import MAX_NEW, Scores, batch_of, roll_out, score
+from posttrain.alignment.verifier import STRICT
+from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty, draw
+from posttrain.foundations.optimizers import AdamW
+from posttrain.foundations.optimizers_schedules import wsd
+from posttrain.foundations.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run. beta: weight of the KL to the model that training began with."""
+
+    difficulty: Difficulty = FOUR_STEPS
+    prompts: int = 128  # problems a round, one answer each
+    rounds: int = 60
+    updates: int = 2  # optimizer steps a round
+    lr: float = 5e-4
+    critic_lr: float = 1e-3
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip: float = 0.2
+    value_clip: float | None = None
+    value_weight: float = 1.0
+    beta: float = 0.0
+    max_new: int = MAX_NEW
+
+
+class ActorCritic(nn.Module):
+    """The policy, and a critic that starts from the policy's body.
+
+    The critic's read-out starts at zero, so the first advantages are the rewards.
+    """
+
+    def __init__(self, policy: nn.Module):
+        super().__init__()
+        self.policy = policy
+        self.critic = copy.deepcopy(policy)
+        self.critic.head = nn.Linear(policy.config.C, 1)
+        nn.init.zeros_(self.critic.head.weight)
+        nn.init.zeros_(self.critic.head.bias)
+
+    def values(self, batch: Completions) -> Tensor:
+        """V of the text before each token of a reply: (B, T), 0 outside the mask."""
+        values = self.critic.head(self.critic.hidden(batch.tokens))[..., 0]  # (B, T)
+        return values * batch.mask
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Answers and all that a PPO step needs to know about them: (B, T) each."""
+
+    batch: Completions
+    old_logprobs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Experience:
+        """Some of the answers."""
+        parts = (self.batch, self.old_logprobs, self.old_values)
+        return Experience(
+            *(part[rows] for part in parts), self.advantages[rows], self.returns[rows]
+        )
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round looked like.
+
+    kl: nats a reply from the reference, by the answers themselves (k1).
+    explained: how much of the returns' variance the critic foresaw.
+    """
+
+    scores: Scores
+    reward: float
+    kl: float
+    explained: float
+
+
+class Rounds:
+    """The batches of a PPO run: every `updates` steps the policy answers anew.
+
+    reward: reward(reply, right answer) -> points. `log` has a `Round` for each round.
+    """
+
+    def __init__(
+        self,
+        model: ActorCritic,
+        recipe: Recipe,
+        reward: Callable[[str, int], float] = STRICT,
+        seed: int = 0,
+    ):
+        self.model, self.recipe, self.reward, self.seed = model, recipe, reward, seed
+        self.reference = copy.deepcopy(model.policy).eval()
+        self.log: list[Round] = []
+
+    def __call__(self, step: int, micro: int = 0) -> Experience:
+        """The share of the present round's answers that step `step` learns from."""
+        round, update = divmod(step, self.recipe.updates)
+        if update == 0:
+            experience = self.play(round)
+            order = torch.randperm(
+                len(experience.batch), generator=torch.Generator().manual_seed(round)
+            )
+            parts = order.tensor_split(self.recipe.updates)
+            self.shares = [experience[rows] for rows in parts]
+        return self.shares[update]
+
+    @torch.no_grad()
+    def play(self, round: int) -> Experience:
+        """Answers to fresh problems, their values, advantages and returns."""
+        recipe, policy = self.recipe, self.model.policy
+        rng = random.Random(f"{self.seed} {round}")
+        asked = [draw(rng, recipe.difficulty) for _ in range(recipe.prompts)]
+        device = next(policy.parameters()).device
+        generator = torch.Generator(device).manual_seed(rng.getrandbits(60))
+        rollouts = roll_out(policy, asked, generator=generator, max_new=recipe.max_new)
+        earned = [self.reward(r.reply, r.problem.answer) for r in rollouts]
+        points = torch.tensor(earned, device=device)  # (B,)
+        batch = batch_of(rollouts, device)
+        old = completion_logprobs(policy, batch)
+        ref = completion_logprobs(self.reference, batch)
+        values = self.model.values(batch)
+        rewards = token_rewards(points, old, ref, batch.mask, recipe.beta)
+        advantages, returns = gae(rewards, values, batch.mask, recipe.gamma, recipe.lam)
+        self.log.append(
+            Round(
+                score(rollouts),
+                points.mean().item(),
+                (old - ref).sum(dim=1).mean().item(),
+                explained_variance(values, returns, batch.mask).item(),
+            )
+        )
+        return Experience(batch, old, values, whiten(advantages, batch.mask), returns)
+
+
+def loss_of(recipe: Recipe, model: ActorCritic, experience: Experience) -> Tensor:
+    """The policy's clipped loss and the critic's, on a share of the answers."""
+    mask = experience.batch.mask
+    terms = clipped_terms(
+        completion_logprobs(model.policy, experience.batch),
+        experience.old_logprobs,
+        experience.advantages,
+        recipe.clip,
+        recipe.clip,
+    )
+    critic = value_loss(
+        model.values(experience.batch),
+        experience.old_values,
+        experience.returns,
+        mask,
+        recipe.value_clip,
+    )
+    return masked_mean(terms, mask) + recipe.value_weight * critic
+
+
+def ppo_trainer(
+    policy: nn.Module,
+    recipe: Recipe,
+    reward: Callable[[str, int], float] = STRICT,
+    seed: int = 0,
+) -> tuple[Trainer, Rounds]:
+    """A trainer that runs PPO on `policy`, and the rounds that it plays."""
+    model = ActorCritic(policy)
+    rounds = Rounds(model, recipe, reward, seed)
+    steps = recipe.rounds * recipe.updates
+    groups = [
+        {"params": list(model.policy.parameters()), "lr": recipe.lr},
+        {"params": list(model.critic.parameters()), "lr": recipe.critic_lr},
+    ]
+    trainer = Trainer(
+        model,
+        [AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)],
+        rounds,
+        schedule=partial(
+            wsd, total=steps, warmup=5, decay=max(1, steps // 3), floor=0.1
+        ),
+        steps=steps,
+        loss=partial(loss_of, recipe),
+        size=lambda experience: 1,  # the loss is a mean already
+    )
+    return trainer, rounds
