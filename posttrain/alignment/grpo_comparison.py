@@ -25,7 +25,7 @@ from posttrain.alignment import expert_iteration, grpo_own_pairs, ppo_training
 from posttrain.alignment.chat_sft import Pool, sft_trainer
 from posttrain.alignment.chat_sft_artifact import ColdStart
 from posttrain.alignment.grpo_training import Recipe, grpo_trainer
-from posttrain.alignment.rollouts import GREEDY, Scores, evaluate
+from posttrain.alignment.rollouts import GREEDY, MAX_NEW, evaluate
 from posttrain.alignment.word_problems import Problem
 from posttrain.foundations.trainer import Trainer
 
@@ -50,6 +50,7 @@ class Method:
     policy: nn.Module
     rollouts: int = 0  # answers in the whole run
     demonstrations: int = 0  # that it reads, repeats counted
+    max_new: int = MAX_NEW
     log: Sequence = ()  # one entry a round
 
 
@@ -59,36 +60,43 @@ class Point:
 
     cpu_seconds: float  # of training and rollouts; evaluation is not counted
     rollouts: int
-    accuracy: float  # sampled
-    greedy: float
+    accuracy: float  # of sampled answers
 
 
 def grpo(model: nn.Module, budget: Budget, start: ColdStart, seed: int) -> Method:
     recipe = budget.grpo
     trainer, rounds = grpo_trainer(model, recipe, seed=seed)
     answers = recipe.rounds * recipe.prompts * recipe.group
-    return Method(trainer, model, rollouts=answers, log=rounds.log)
+    return Method(
+        trainer, model, rollouts=answers, log=rounds.log, max_new=recipe.max_new
+    )
 
 
 def ppo(model: nn.Module, budget: Budget, start: ColdStart, seed: int) -> Method:
     recipe = budget.ppo
     trainer, rounds = ppo_training.ppo_trainer(model, recipe, seed=seed)
     answers = recipe.rounds * recipe.prompts
-    return Method(trainer, model, rollouts=answers, log=rounds.log)
+    return Method(
+        trainer, model, rollouts=answers, log=rounds.log, max_new=recipe.max_new
+    )
 
 
 def dpo(model: nn.Module, budget: Budget, start: ColdStart, seed: int) -> Method:
     recipe = budget.dpo
     trainer, rounds = grpo_own_pairs.own_pairs_trainer(model, recipe, seed)
     answers = recipe.rounds * recipe.prompts * recipe.group
-    return Method(trainer, model, rollouts=answers, log=rounds.log)
+    return Method(
+        trainer, model, rollouts=answers, log=rounds.log, max_new=recipe.max_new
+    )
 
 
 def rft(model: nn.Module, budget: Budget, start: ColdStart, seed: int) -> Method:
     recipe = budget.rft
     trainer, rounds = expert_iteration.rft_trainer(model, recipe, seed)
     answers = recipe.rounds * recipe.prompts * recipe.group
-    return Method(trainer, model, rollouts=answers, log=rounds.log)
+    return Method(
+        trainer, model, rollouts=answers, log=rounds.log, max_new=recipe.max_new
+    )
 
 
 def sft(model: nn.Module, budget: Budget, start: ColdStart, seed: int) -> Method:
@@ -96,7 +104,12 @@ def sft(model: nn.Module, budget: Budget, start: ColdStart, seed: int) -> Method
     device = str(next(model.parameters()).device)
     pool = Pool.of(start.pairs(), B=start.B, seed=seed + 1000, device=device)
     trainer = sft_trainer(model, pool, budget.sft_steps, budget.sft_lr)
-    return Method(trainer, model, demonstrations=budget.sft_steps * start.B)
+    return Method(
+        trainer,
+        model,
+        demonstrations=budget.sft_steps * start.B,
+        max_new=budget.grpo.max_new,
+    )
 
 
 METHODS: dict[str, Callable[[nn.Module, Budget, ColdStart, int], Method]] = {
@@ -109,7 +122,7 @@ METHODS: dict[str, Callable[[nn.Module, Budget, ColdStart, int], Method]] = {
 
 
 def follow(method: Method, problems: Sequence[Problem], points: int) -> list[Point]:
-    """Train to the end, and evaluate `points` times on the way, evenly spaced.
+    """Train to the end, and look at sampled answers `points` times, evenly spaced.
 
     The first point is the start, at no cost.
     """
@@ -130,17 +143,19 @@ def _point(method: Method, problems: Sequence[Problem], seconds: float) -> Point
     return Point(
         round(seconds, 2),
         round(done * method.rollouts),
-        evaluate(method.policy, problems).accuracy,
-        evaluate(method.policy, problems, GREEDY).accuracy,
+        evaluate(method.policy, problems, max_new=method.max_new).accuracy,
     )
 
 
-def summary(method: Method, curve: Sequence[Point], scores: Scores) -> dict:
+def summary(
+    method: Method, curve: Sequence[Point], problems: Sequence[Problem]
+) -> dict:
     """What is kept of a run: plain values."""
+    policy, max_new = method.policy, method.max_new
     return {
         "curve": [asdict(point) for point in curve],
-        "sampled": asdict(scores),
-        "greedy": curve[-1].greedy,
+        "sampled": asdict(evaluate(policy, problems, max_new=max_new)),
+        "greedy": evaluate(policy, problems, GREEDY, max_new=max_new).accuracy,
         "cpu_seconds": curve[-1].cpu_seconds,
         "rollouts": method.rollouts,
         "demonstrations": method.demonstrations,

@@ -17,7 +17,7 @@ from torch import nn
 
 from posttrain.alignment.chat_sft import Pool
 from posttrain.alignment.completions import completion_logprobs, count
-from posttrain.alignment.rollouts import Rollout, batch_of, roll_out
+from posttrain.alignment.rollouts import MAX_NEW, Rollout, batch_of, roll_out
 from posttrain.alignment.verifier import parse
 from posttrain.alignment.word_problems import Problem
 
@@ -51,7 +51,11 @@ def win_rate(ours: Sequence[Rollout], theirs: Sequence[Rollout]) -> float:
 
 
 def before_after(
-    start: nn.Module, policy: nn.Module, problems: Sequence[Problem], seed: int = 0
+    start: nn.Module,
+    policy: nn.Module,
+    problems: Sequence[Problem],
+    seed: int = 0,
+    max_new: int = MAX_NEW,
 ) -> dict:
     """All of it, plain values; one sampled answer of each model to each problem."""
     answers, rates = {}, {}
@@ -59,7 +63,7 @@ def before_after(
         device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(seed)
         begun = time.process_time()
-        answers[name] = roll_out(model, problems, generator=generator)
+        answers[name] = roll_out(model, problems, generator=generator, max_new=max_new)
         seconds = time.process_time() - begun
         tokens = sum(len(r.tokens) for r in answers[name])
         rates[name] = {

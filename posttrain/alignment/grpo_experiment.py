@@ -64,38 +64,38 @@ PRESETS = {
     "ci": Preset(
         cold="ci",
         grpo=6,
-        ppo=3,
-        dpo=3,
-        rft=1,
-        sft=6,
+        ppo=4,
+        dpo=4,
+        rft=2,
+        sft=24,
         problems=100,
         points=2,
         fault_rounds=3,
     ),
     "cpu": Preset(
         cold="cpu",
-        grpo=48,
-        ppo=30,
-        dpo=28,
-        rft=9,
-        sft=110,
+        grpo=40,
+        ppo=20,
+        dpo=27,
+        rft=21,
+        sft=135,
         problems=300,
-        points=6,
-        fault_rounds=24,
+        points=5,
+        fault_rounds=20,
     ),
 }
 PRESETS["t4"] = replace(
     PRESETS["cpu"],
     cold="t4",
     grpo=200,
-    ppo=120,
-    dpo=110,
-    rft=40,
-    sft=600,
+    ppo=100,
+    dpo=135,
+    rft=105,
+    sft=675,
     problems=1000,
     max_new=112,
 )
-PRESETS["h200"] = replace(PRESETS["t4"], cold="h200", grpo=400, ppo=240, max_new=176)
+PRESETS["h200"] = replace(PRESETS["t4"], cold="h200", max_new=176)
 
 
 def preset_named(name: str) -> Preset:
@@ -115,7 +115,7 @@ def budget_of(setup: Preset, start: chat_sft_artifact.ColdStart) -> Budget:
         dpo=grpo_own_pairs.Recipe(rounds=setup.dpo, **d),
         rft=expert_iteration.Recipe(rounds=setup.rft, **d),
         sft_steps=setup.sft,
-        sft_lr=start.lr / 2,
+        sft_lr=start.lr / 4,
     )
 
 
@@ -158,11 +158,12 @@ def run_methods(
     for name in setup.methods:
         method = METHODS[name](copy.deepcopy(start), budget, recipe, seed)
         curve = follow(method, problems, setup.points)
-        scores = evaluate(method.policy, problems, max_new=setup.max_new)
-        result["methods"][name] = summary(method, curve, scores)
+        result["methods"][name] = summary(method, curve, problems)
         if name == "grpo":
             result["rounds"] = [row_of(entry) for entry in method.log]
-            result["cost"] = before_after(start, method.policy, problems, seed)
+            result["cost"] = before_after(
+                start, method.policy, problems, seed, setup.max_new
+            )
     return result
 
 

@@ -11,7 +11,6 @@ the mask, or the advantages.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,32 +18,26 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from posttrain.alignment.completions import Completions
+from posttrain.alignment.grpo import DAPO
 from posttrain.alignment.grpo_training import (
-    Experience,
     Recipe,
     Rounds,
     loss_of,
     trainer_of,
 )
 from posttrain.alignment.rollouts import Rollout, text_of
-from posttrain.alignment.verifier import STRICT, Reward, parse
+from posttrain.alignment.verifier import STRICT
 from posttrain.alignment.word_problem_tokenizer import END_TURN, tokenizer
 from posttrain.alignment.word_problems import Problem
 from posttrain.foundations.sampling_generate import generate
 from posttrain.foundations.trainer import Trainer
 
-NUMBER = re.compile(r"\d+", re.ASCII)
+PRICE = 0.05  # points a character
 
 
-def anywhere(reply: str, answer: int) -> float:
-    """A careless verifier: 1 if the number stands anywhere in the reply."""
-    return float(str(answer) in NUMBER.findall(reply))
-
-
-def visible_steps(reply: str, answer: int) -> float:
-    """A reward for looking like reasoning: a tenth for each "=", up to ten."""
-    return min(reply.count("="), 10) / 10
+def priced(reply: str, answer: int) -> float:
+    """The strict reward minus a price for length that nobody weighed against it."""
+    return STRICT(reply, answer) - PRICE * len(reply)
 
 
 def best_and_worst(rewards: Tensor) -> Tensor:
@@ -88,13 +81,6 @@ class BestAndWorst(Rounds):
         return best_and_worst(rewards)
 
 
-class Upside(Rounds):
-    """Advantages with the sign turned round: the loss where the objective was meant."""
-
-    def advantages(self, rewards: Tensor) -> Tensor:
-        return -super().advantages(rewards)
-
-
 @dataclass(frozen=True)
 class Fault:
     """What differs from a run that works. `what` says it in words."""
@@ -105,20 +91,21 @@ class Fault:
     rounds: type[Rounds] = Rounds
 
 
+STALE = {"updates": 8, "lr": 1e-3}
+UNCLIPPED = replace(DAPO, clip_low=1 - 1e-6, clip_high=1e6)
 FAULTS = {
     "none": Fault("nothing: the recipe as it is"),
     "learning rate": Fault("a learning rate 20 times as high", {"lr": 1e-2}),
-    "format only": Fault(
-        "a reward for the form alone", reward=Reward(correct=0.0, well_formed=1.0)
+    "stale": Fault("8 updates a round, twice the learning rate", STALE),
+    "stale, no clip": Fault(
+        "the same without the clip", {**STALE, "objective": UNCLIPPED}
     ),
-    "answer anywhere": Fault(
-        "a verifier that is content if the number occurs", reward=anywhere
-    ),
-    "visible steps": Fault("a reward for looking like reasoning", reward=visible_steps),
+    "length price": Fault("a reward that charges for every character", reward=priced),
     "no mark": Fault("prompts without the assistant's mark", rounds=WithoutMark),
-    "sign": Fault("advantages with the sign turned round", rounds=Upside),
     "best and worst": Fault(
-        "the best of each group up, the worst down", rounds=BestAndWorst
+        "groups of 4: the best answer up, the worst down",
+        {"prompts": 32, "group": 4},
+        rounds=BestAndWorst,
     ),
 }
 

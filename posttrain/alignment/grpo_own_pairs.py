@@ -136,7 +136,7 @@ def own_pairs_trainer(
         schedule=partial(
             wsd,
             total=recipe.rounds,
-            warmup=min(5, recipe.rounds - 1),
+            warmup=min(5, recipe.rounds // 3),
             decay=max(1, recipe.rounds // 3),
             floor=0.1,
         ),

@@ -54,8 +54,8 @@ class Recipe:
     def __post_init__(self):
         if not 1 <= self.updates <= self.group:
             raise ValueError(
-                f"updates={self.updates} must lie in 1 ... group={self.group}: where all"
-                " other groups are left out, each update still needs an answer"
+                f"updates={self.updates} must lie in 1 ... group={self.group}: where"
+                " all other groups are left out, each update still needs an answer"
             )
 
 
@@ -143,9 +143,7 @@ class Rounds:
     ) -> list[Rollout]:
         """`group` answers of the present model to each problem."""
         group, max_new = self.recipe.group, self.recipe.max_new
-        return roll_out(
-            self.model, asked, group, generator=generator, max_new=max_new
-        )
+        return roll_out(self.model, asked, group, generator=generator, max_new=max_new)
 
     def advantages(self, rewards: Tensor) -> Tensor:
         """Of the rewards of a round: (P, G) -> (P, G)."""
@@ -204,7 +202,7 @@ def trainer_of(
         schedule=partial(
             wsd,
             total=steps,
-            warmup=min(5, steps - 1),
+            warmup=min(5, steps // 3),
             decay=max(1, steps // 3),
             floor=0.1,
         ),

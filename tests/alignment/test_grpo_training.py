@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,9 @@ from posttrain.alignment.grpo import Objective
 from posttrain.alignment.grpo_cost import before_after, drift, perplexity, win_rate
 from posttrain.alignment.grpo_faults import (
     FAULTS,
-    anywhere,
     best_and_worst,
     faulty_trainer,
-    visible_steps,
+    priced,
 )
 from posttrain.alignment.grpo_memory import FP32, ROLES, held, measured
 from posttrain.alignment.grpo_training import Recipe, Rounds, grpo_trainer, loss_of
@@ -110,9 +110,10 @@ def test_more_updates_than_answers_in_a_group_are_refused():
 # ---------------------------------------------------------------- faults
 
 
-def test_verifiers_that_are_content_with_too_little():
-    assert anywhere("<think>1+2=3;9", 3) == 1 and anywhere("<think></think>13", 3) == 0
-    assert visible_steps("=" * 30, 5) == 1 and visible_steps("1=1", 5) == 0.1
+def test_a_thought_costs_its_length():
+    guess, thought = "<think></think>9", "<think>1+2=3;3+4=7</think>7"
+    assert priced(guess, 7) > priced(thought, 7) - 1
+    assert priced(guess, 9) - priced(thought, 9) == pytest.approx(1 + 0.05 * 11)
 
 
 def test_best_and_worst_pushes_even_where_all_earn_the_same():
@@ -122,7 +123,8 @@ def test_best_and_worst_pushes_even_where_all_earn_the_same():
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_runs(name):
-    trainer, rounds = faulty_trainer(name, tiny(), SMALL, seed=0)
+    recipe = replace(SMALL, group=8)
+    trainer, rounds = faulty_trainer(name, tiny(), recipe, seed=0)
     assert math.isfinite(trainer.train_step().loss)
     assert len(rounds.log) == 1
 
@@ -153,7 +155,8 @@ def test_pairs_are_of_one_group_and_no_more_than_asked_for():
     replies = [right[0], "no", right[0], "no", "no", "no", right[2], right[2]]
     owners = [asked[0]] * 4 + [asked[1]] * 2 + [asked[2]] * 2
     rollouts = [
-        Rollout(p, [1], [2], [], reply) for p, reply in zip(owners, replies, strict=True)
+        Rollout(p, [1], [2], [], reply)
+        for p, reply in zip(owners, replies, strict=True)
     ]
     chosen, rejected = grpo_own_pairs.paired(rollouts[:4], 4, most=1)
     assert (chosen, rejected) == ([rollouts[0]], [rollouts[1]])
@@ -194,7 +197,7 @@ def test_bytes_by_formula():
 def test_bytes_by_formula_are_the_bytes_counted():
     model = tiny()
     P = sum(p.numel() for p in model.parameters())
-    trainer, rounds = grpo_trainer(model, SMALL, by_length, seed=1)
+    trainer, _ = grpo_trainer(model, SMALL, by_length, seed=1)
     counted = measured(trainer, [tiny()])
     assert counted["frozen"] == held("grpo", P, FP32)["reference"] == 4 * P
     del counted["frozen"]
