@@ -370,8 +370,9 @@ def task(name, cases, drive, reference, tolerance=TOLERANCE):
     return Task(cases, drive, reference, MISTAKES[name], tolerance)
 
 
-# A boolean mask over a count is float32, whatever the terms are: its rounding passes.
-MEAN = {**TOLERANCE, "float64": 1e-6}
+# A boolean mask over a count is float32, and so is torch.where of two Python floats,
+# whatever the terms are: their rounding passes.
+SINGLE = {**TOLERANCE, "float64": 1e-6}
 
 TASKS = {
     "reward_of": task("reward_of", reward_cases, drive_reward, reference_reward),
@@ -382,9 +383,11 @@ TASKS = {
         "token_logprobs", logprob_cases, drive_logprobs, reference_logprobs
     ),
     "kl_terms": task("kl_terms", kl_cases, drive_kl, reference_kl),
-    "clipped_terms": task("clipped_terms", clip_cases, drive_clip, reference_clip),
-    "aggregate": task(
-        "aggregate", aggregate_cases, drive_aggregate, reference_aggregate, MEAN
+    "clipped_terms": task(
+        "clipped_terms", clip_cases, drive_clip, reference_clip, SINGLE
     ),
-    "grpo_loss": task("grpo_loss", loss_cases, drive_loss, reference_loss, MEAN),
+    "aggregate": task(
+        "aggregate", aggregate_cases, drive_aggregate, reference_aggregate, SINGLE
+    ),
+    "grpo_loss": task("grpo_loss", loss_cases, drive_loss, reference_loss, SINGLE),
 }

@@ -453,8 +453,8 @@ MISTAKES = {
         ),
         Mistake(
             reward_without_end,
-            "`re.match` looks at the beginning only: '...15 or 16' passes. A model that "
-            "may hedge will hedge.",
+            "`re.match` looks at the beginning only: '...15 or 16' passes. A model "
+            "that may hedge will hedge.",
         ),
         Mistake(
             reward_dollar,
@@ -502,8 +502,8 @@ MISTAKES = {
         ),
         Mistake(
             advantages_of_the_batch,
-            "mean and deviation are those of the whole batch, so an easy question lifts "
-            "all its answers. Compare within the group: dim=1, keepdim=True.",
+            "mean and deviation are those of the whole batch, so an easy question "
+            "lifts all its answers. Compare within the group: dim=1, keepdim=True.",
         ),
         Mistake(
             advantages_biased_std,
@@ -532,8 +532,8 @@ MISTAKES = {
         ),
         Mistake(
             advantages_of_the_others,
-            "the baseline is the mean of the *other* answers. That is RLOO; GRPO's mean "
-            "counts the answer itself, which only costs a factor (G - 1) / G.",
+            "the baseline is the mean of the *other* answers. That is RLOO; GRPO's "
+            "mean counts the answer itself, which only costs a factor (G - 1) / G.",
         ),
         Mistake(
             advantages_best_and_worst,
@@ -544,8 +544,8 @@ MISTAKES = {
     "token_logprobs": (
         Mistake(
             logprobs_not_shifted,
-            "the logits at place t are about token t + 1. Here they are read as if they "
-            "were about token t.",
+            "the logits at place t are about token t + 1. Here they are read as if "
+            "they were about token t.",
         ),
         Mistake(
             logprobs_shifted_back,
@@ -660,14 +660,14 @@ MISTAKES = {
         ),
         Mistake(
             clip_of_the_log,
-            "the ratio is clipped to 1 - clip_low ... 1 + clip_high, not its logarithm.",
+            "the ratio is clipped to 1 - clip_low ... 1 + clip_high, not its log.",
         ),
     ),
     "aggregate": (
         Mistake(
             aggregate_token_for_sequence,
-            "'sequence' is the mean over each answer's tokens first, then over answers. "
-            "One mean over all tokens gives a long answer more weight.",
+            "'sequence' is the mean over each answer's tokens first, then over "
+            "answers. One mean over all tokens gives a long answer more weight.",
         ),
         Mistake(
             aggregate_sequence_for_token,
@@ -723,8 +723,8 @@ MISTAKES = {
         ),
         Mistake(
             loss_token_mean,
-            "that is one mean over all tokens (DAPO). Here each answer has its own mean "
-            "first.",
+            "that is one mean over all tokens (DAPO). Here each answer has its own "
+            "mean first.",
         ),
         Mistake(
             loss_padding_counted,
