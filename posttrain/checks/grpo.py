@@ -292,6 +292,8 @@ def aggregate_cases(rng, hidden):
         yield terms[:, :3].contiguous(), mask[:, :3] & mask[:1, :3], how, length
         empty = torch.tensor([[True, True], [False, False]])
         yield torch.tensor([[4.0, 2.0], [9.0, 9.0]]), empty, how, length
+        yield torch.tensor([[4.0, 2.0], [9.0, 9.0]]), empty & False, how, length
+        yield torch.tensor([[4.0, 2.0]]), torch.tensor([[False, True]]), how, length
         for _ in range(2 if hidden else 1):
             B, T = whole(rng, 2, 5), whole(rng, 3, 7)
             drawn = torch.randn(B, T, generator=rng).double()
@@ -332,6 +334,9 @@ def loss_cases(rng, hidden):
 
     yield case(1, 2, 3, 0.0)
     yield case(1, 2, 3, 0.5)
+    *others, mask, clip, beta = case(1, 2, 3, 0.1)
+    mask[1] = False  # an answer without a token
+    yield *others, mask, clip, beta
     yield case(2, 2, 4, 0.0, spread=0.0)  # the first update: all ratios are 1
     yield case(2, 3, 4, 0.3)
     for _ in range(3 if hidden else 1):

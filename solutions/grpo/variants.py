@@ -341,4 +341,18 @@ WRONG = {
         loss_biased_std,
     ],
 }
-EQUIVALENT = {}
+_ORDER = "the smaller of two does not depend on their order"
+EQUIVALENT = {
+    "token_logprobs: `chosen = logprobs.gather(-1, tokens[:, 1:, None])[..., 0]` -> "
+    "`chosen = logprobs.gather(-1, tokens[:, 1:, None])[..., -1]`": (
+        "the last dimension has one entry: the first is the last"
+    ),
+    "token_logprobs: `logprobs = logits[:, :-1].log_softmax(dim=-1)` -> "
+    "`logprobs = logits[:, :].log_softmax(dim=-1)`": (
+        "gather reads as many places as the index has: the last one is never read"
+    ),
+    "clipped_terms: `return -torch.min(ratio * advantages, clipped * advantages)` -> "
+    "`return -torch.min(clipped * advantages, ratio * advantages)`": _ORDER,
+    "grpo_loss: `terms = -torch.min(ratio * advantages, clipped * advantages)` -> "
+    "`terms = -torch.min(clipped * advantages, ratio * advantages)`": _ORDER,
+}
