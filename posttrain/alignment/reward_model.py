@@ -60,7 +60,7 @@ def whole_rows(batch: Completions) -> tuple[Tensor, Tensor]:
     if not batch.mask.any(dim=1).all():
         row = (~batch.mask.any(dim=1)).nonzero()[0].item()
         raise ValueError(f"row {row} has no target: there is no reply to reward")
-    B, T = batch.tokens.shape
+    T = batch.tokens.shape[1]
     places = torch.arange(T, device=batch.tokens.device)
     final = (places * batch.mask).amax(dim=1, keepdim=True)  # (B, 1)
     tokens = F.pad(batch.tokens, (0, 1))
