@@ -9,11 +9,13 @@
     small beta   that, and a tenth of beta
     high lr      the recipe with ten times its learning rate
     padding      the recipe with a wrong mask: padding counts as if it were text
+    noisy        the recipe, but a fifth of the labels are the wrong way round
+    smoothed     the same, with label smoothing of a fifth
 
 Returned: the SFT model's grades, for each way its grades and its curves on held-out
-pairs, what the implicit reward says of pairs of other kinds, and how gradients of
-chosen and rejected replies are tied. Run it over seeds with `python -m ci.measure dpo
-cpu`.
+pairs; what the implicit reward, and that of a reward model trained on the same pairs,
+say of pairs of other kinds; how gradients of chosen and rejected replies are tied. Run
+it over seeds with `python -m ci.measure dpo cpu`.
 """
 
 from __future__ import annotations
@@ -30,12 +32,24 @@ from torch import Tensor
 from posttrain.alignment.chat_sft import Pool, sft_trainer
 from posttrain.alignment.dpo_displacement import pulls
 from posttrain.alignment.dpo_measures import Exam, agreement
-from posttrain.alignment.dpo_preferences import EASY, style_pairs, unlike_pairs
+from posttrain.alignment.dpo_preferences import (
+    EASY,
+    style_pairs,
+    unlike_pairs,
+    with_labels_turned,
+)
 from posttrain.alignment.dpo_training import (
     Pairs,
     Recipe,
     dpo_trainer,
     pair_logprobs,
+)
+from posttrain.alignment.reward_model import RewardModel
+from posttrain.alignment.reward_model_training import (
+    PairPool,
+    Preference,
+    reward_trainer,
+    rewards_of,
 )
 from posttrain.alignment.word_problem_styles import Style
 from posttrain.alignment.word_problem_tokenizer import tokenizer
@@ -64,9 +78,10 @@ class Preset:
     precision: str = "fp32"
     pairs: int = 2000
     recipe: Recipe = field(
-        default_factory=lambda: Recipe(steps=80, B=16, lr=1e-3, beta=0.5, nll=1.0)
+        default_factory=lambda: Recipe(steps=70, B=16, lr=1e-3, beta=0.5, nll=1.0)
     )
     ipo_beta: float = 3.0  # of another unit: nats a token, not nats a reply
+    turned: float = 0.2  # share of labels that the noisy annotator gets wrong
     every: int = 10  # steps between two points of a curve
     held_out: int = 48  # pairs, of each kind
     test: int = 250  # problems
@@ -128,15 +143,18 @@ def run(preset: str, seed: int) -> dict:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sft, seconds = fine_tune(setup, seed, device)
     exam = Exam(sft, problems(TEST_SEED, setup.test, setup.difficulty, "test"))
-    train = pairs_of(style_pairs(seed, setup.pairs, setup.difficulty))
+    shown = style_pairs(seed, setup.pairs, setup.difficulty)
+    data = dict.fromkeys(recipes(setup), pairs_of(shown))
+    data["padding"] = padding_counted(data["dpo"])
+    turned = pairs_of(with_labels_turned(shown, setup.turned, seed))
+    data["noisy"] = data["smoothed"] = turned
     held = pairs_of(
         style_pairs(HELD_OUT_SEED, setup.held_out, setup.difficulty, "test")
     )
     found, ways = {}, {}
     for name, recipe in recipes(setup).items():
         model = copy.deepcopy(sft)
-        used = padding_counted(train) if name == "padding" else train
-        curve, cpu = prefer(model, used, held, recipe, setup.every, seed)
+        curve, cpu = prefer(model, data[name], held, recipe, setup.every, seed)
         samples = [rollout.reply for rollout in exam.answers(model)[:3]]
         grades = rounded(asdict(exam.grade(model)))
         ways[name] = {**grades, "curve": curve, "cpu_seconds": cpu, "samples": samples}
@@ -150,7 +168,7 @@ def run(preset: str, seed: int) -> dict:
             "samples": exam.theirs[:3],
         },
         "ways": ways,
-        "rewards": implicit_agreement(found["dpo"], sft, setup),
+        "rewards": agreements(found["dpo"], sft, explicit(sft, shown, setup), setup),
         "displacement": displacement(sft, found["no nll"], held),
     }
 
@@ -166,6 +184,8 @@ def recipes(setup: Preset) -> dict[str, Recipe]:
         "small beta": replace(right, nll=0.0, beta=right.beta / 10),
         "high lr": replace(right, lr=10 * right.lr),
         "padding": right,
+        "noisy": right,
+        "smoothed": replace(right, label_smoothing=setup.turned),
     }
 
 
@@ -190,9 +210,9 @@ def fine_tune(setup: Preset, seed: int, device: str = "cpu") -> tuple[GPT, float
     return model.eval(), round(time.process_time() - before, 1)
 
 
-def pairs_of(preferences: list) -> Pairs:
+def pairs_of(preferences: list[Preference]) -> Pairs:
     """Preferences as tokens."""
-    return Pairs.of([preference.triple for preference in preferences])
+    return Pairs.of([(p.question, p.chosen, p.rejected) for p in preferences])
 
 
 def padding_counted(pairs: Pairs) -> Pairs:
@@ -244,10 +264,22 @@ def _point(curve: dict[str, list], step: int, loss: float | None, ratios: Tensor
     curve["accuracy"].append(round(agreement(ratios[0] - ratios[1]), 3))
 
 
-def implicit_agreement(model: GPT, sft: GPT, setup: Preset) -> dict[str, dict]:
-    """How often the implicit reward and the judge prefer the same reply, by kind.
+def explicit(sft: GPT, shown: list[Preference], setup: Preset) -> RewardModel:
+    """A reward model from the same start, on the same pairs, for as many steps."""
+    model = RewardModel(sft)
+    device = str(next(sft.parameters()).device)
+    pool = PairPool.of(shown, B=setup.recipe.B, device=device)
+    fit(reward_trainer(model, pool, setup.recipe.steps))
+    return model.eval()
 
-    Beside it the mean difference of the log-ratios, in nats. All pairs are held out.
+
+def agreements(
+    model: GPT, sft: GPT, explicit: RewardModel, setup: Preset
+) -> dict[str, dict]:
+    """How often each reward prefers what the judge prefers, by kind of pair.
+
+    margin: mean difference of the log-ratios, in nats. together: how often the
+    implicit and the explicit reward prefer the same reply. All pairs are held out.
     """
     n, difficulty = setup.held_out, setup.difficulty
     kinds = {"style": style_pairs(HELD_OUT_SEED, n, difficulty, "test")}
@@ -255,10 +287,20 @@ def implicit_agreement(model: GPT, sft: GPT, setup: Preset) -> dict[str, dict]:
     rows = {}
     for kind, preferences in kinds.items():
         pairs = pairs_of(preferences)
-        ratios = pair_logprobs(model, pairs) - pair_logprobs(sft, pairs)
-        margins = ratios[0] - ratios[1]
+        ratios = pair_logprobs(model, pairs) - pair_logprobs(sft, pairs)  # (2, N)
+        ours = (ratios[0] - ratios[1]).cpu()
+        better, worse = (
+            rewards_of(explicit, [(p.question, getattr(p, side)) for p in preferences])
+            for side in ("chosen", "rejected")
+        )
+        theirs = better - worse
         rows[kind] = rounded(
-            {"agreement": agreement(margins), "margin": margins.mean().item()}
+            {
+                "implicit": agreement(ours),
+                "explicit": agreement(theirs),
+                "together": agreement(ours * theirs),
+                "margin": ours.mean().item(),
+            }
         )
     return rows
 

@@ -12,28 +12,15 @@ learned from style pairs says of pairs that look otherwise.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from posttrain.alignment.dpo_judge import ScoreJudge
+from posttrain.alignment.reward_model_training import Preference
 from posttrain.alignment.word_problem_styles import Style
 from posttrain.alignment.word_problems import Difficulty, Problem, Split, draw
 
 EASY = Difficulty(steps=2)
 OTHER_KINDS = ("both", "conflict", "answer", "broken")
-
-
-@dataclass(frozen=True)
-class Preference:
-    """Two replies to a problem; `chosen` is the one that was preferred."""
-
-    problem: Problem
-    chosen: str
-    rejected: str
-
-    @property
-    def triple(self) -> tuple[str, str, str]:
-        """(question, chosen, rejected), as `Pairs.of` takes it."""
-        return self.problem.question, self.chosen, self.rejected
 
 
 def style_pairs(
@@ -53,7 +40,9 @@ def _style_pair(rng: random.Random, problem: Problem) -> Preference:
         better, worse = Style(True, same), Style(False, same)
     else:
         better, worse = Style(same, False), Style(same, True)
-    return Preference(problem, better.reply(rng, problem), worse.reply(rng, problem))
+    return Preference(
+        problem.question, better.reply(rng, problem), worse.reply(rng, problem)
+    )
 
 
 def unlike_pairs(
@@ -72,10 +61,12 @@ def unlike_pairs(
         problem = draw(rng, difficulty, split)
         best = Style(polite=True, rambling=False).reply(rng, problem)
         worst = Style(polite=False, rambling=True).reply(rng, problem)
-        made["both"].append(Preference(problem, best, worst))
+        made["both"].append(Preference(problem.question, best, worst))
         made["conflict"].append(_conflict(rng, problem))
-        made["answer"].append(Preference(problem, best, _wrong(rng, problem, best)))
-        made["broken"].append(Preference(problem, best, _broken(rng, best)))
+        made["answer"].append(
+            Preference(problem.question, best, _wrong(rng, problem, best))
+        )
+        made["broken"].append(Preference(problem.question, best, _broken(rng, best)))
     return made
 
 
@@ -83,8 +74,8 @@ def _conflict(rng: random.Random, problem: Problem) -> Preference:
     first = Style(polite=True, rambling=True).reply(rng, problem)
     second = Style(polite=False, rambling=False).reply(rng, problem)
     if ScoreJudge()(problem, first, second) > 0.5:
-        return Preference(problem, first, second)
-    return Preference(problem, second, first)
+        return Preference(problem.question, first, second)
+    return Preference(problem.question, second, first)
 
 
 def _wrong(rng: random.Random, problem: Problem, reply: str) -> str:

@@ -1,18 +1,10 @@
-"""Judges: the rules by hand, both orders, a server that answers."""
+"""The judge: its rules by hand, ties, and what outweighs what."""
 
-import json
 import random
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from posttrain.alignment.dpo_judge import (
-    AskedJudge,
-    ScoreJudge,
-    endpoint,
-    win_rate,
-)
+from posttrain.alignment.dpo_judge import ScoreJudge, win_rate
 from posttrain.alignment.word_problem_styles import Style
 from posttrain.alignment.word_problems import Difficulty, Problem, problems
 
@@ -67,50 +59,3 @@ def test_win_rate():
         win_rate(JUDGE, [PROBLEM], [BEST, BEST], [RUDE])
     with pytest.raises(ValueError, match="at least one"):
         win_rate(JUDGE, [], [], [])
-
-
-def test_an_asked_judge_is_asked_in_both_orders():
-    asked = []
-
-    def first_place(question: str) -> str:
-        asked.append(question)
-        return " a.\n"
-
-    judge = AskedJudge(first_place)
-    assert (
-        judge(PROBLEM, BEST, RUDE) == 0.5
-    )  # a judge that favours a place says nothing
-    assert asked[0].index("Sure!") < asked[0].index("Ugh.")
-    assert asked[1].index("Ugh.") < asked[1].index("Sure!")
-    politer = AskedJudge(lambda q: "A" if q.index("Sure") < q.index("Ugh") else "B")
-    assert politer(PROBLEM, RUDE, BEST) == 0
-    assert AskedJudge(lambda q: "TIE")(PROBLEM, BEST, RUDE) == 0.5
-    with pytest.raises(ValueError, match="the judge said 'Well"):
-        AskedJudge(lambda q: "Well, A")(PROBLEM, BEST, RUDE)
-
-
-def test_an_endpoint():
-    seen = []
-
-    class Server(BaseHTTPRequestHandler):
-        def do_POST(self):
-            length = int(self.headers["Content-Length"])
-            body = json.loads(self.rfile.read(length))
-            seen.append((self.path, self.headers["Authorization"], body))
-            said = {"choices": [{"message": {"content": "A"}}]}
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps(said).encode())
-
-        def log_message(self, *args):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/v1"
-        assert endpoint(url, "tiny", "secret")("Which?") == "A"
-        server.shutdown()
-    [(path, key, body)] = seen
-    assert (path, key) == ("/v1/chat/completions", "Bearer secret")
-    assert body["messages"] == [{"role": "user", "content": "Which?"}]
-    assert (body["model"], body["temperature"]) == ("tiny", 0)
