@@ -21,6 +21,7 @@ it over seeds with `python -m ci.measure dpo cpu`.
 from __future__ import annotations
 
 import copy
+import json
 import random
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 
 from posttrain.alignment.chat_sft import Pool, sft_trainer
-from posttrain.alignment.dpo_displacement import pulls
+from posttrain.alignment.dpo_displacement import influence, pulls
 from posttrain.alignment.dpo_measures import Exam, agreement
 from posttrain.alignment.dpo_preferences import (
     EASY,
@@ -42,6 +43,7 @@ from posttrain.alignment.dpo_training import (
     Pairs,
     Recipe,
     dpo_trainer,
+    loss_of,
     pair_logprobs,
 )
 from posttrain.alignment.reward_model import RewardModel
@@ -85,6 +87,8 @@ class Preset:
     every: int = 10  # steps between two points of a curve
     held_out: int = 48  # pairs, of each kind
     test: int = 250  # problems
+    looks: tuple[int, ...] = (0, 10, 20, 30)  # steps at which gradients are compared
+    looked_at: int = 24  # pairs
 
 
 PRESETS = {
@@ -97,6 +101,8 @@ PRESETS = {
         recipe=Recipe(steps=20, B=8, lr=1e-3, beta=0.5, nll=1.0),
         held_out=16,
         test=40,
+        looks=(0, 10),
+        looked_at=8,
     ),
     "cpu": Preset(),
     "t4": Preset(
@@ -151,16 +157,17 @@ def run(preset: str, seed: int) -> dict:
     held = pairs_of(
         style_pairs(HELD_OUT_SEED, setup.held_out, setup.difficulty, "test")
     )
-    found, ways = {}, {}
+    ways = {}
     for name, recipe in recipes(setup).items():
         model = copy.deepcopy(sft)
         curve, cpu = prefer(model, data[name], held, recipe, setup.every, seed)
         samples = [rollout.reply for rollout in exam.answers(model)[:3]]
         grades = rounded(asdict(exam.grade(model)))
         ways[name] = {**grades, "curve": curve, "cpu_seconds": cpu, "samples": samples}
-        found[name] = model
+        if name == "dpo":
+            trained = model
     return {
-        "config": asdict(setup),
+        "config": json.loads(json.dumps(asdict(setup))),  # lists: JSON has no tuples
         "device": device,
         "sft": {
             **rounded(asdict(exam.grade(sft))),
@@ -168,8 +175,8 @@ def run(preset: str, seed: int) -> dict:
             "samples": exam.theirs[:3],
         },
         "ways": ways,
-        "rewards": agreements(found["dpo"], sft, explicit(sft, shown, setup), setup),
-        "displacement": displacement(sft, found["no nll"], held),
+        "rewards": agreements(trained, sft, explicit(sft, shown, setup), setup),
+        "displacement": displacement(sft, data["no nll"], held, setup, seed),
     }
 
 
@@ -305,24 +312,35 @@ def agreements(
     return rows
 
 
-def displacement(sft: GPT, trained: GPT, held: Pairs) -> dict[str, float]:
-    """What one small step would do to chosen replies, and what the whole run did.
+def displacement(sft: GPT, train: Pairs, held: Pairs, setup: Preset, seed: int):
+    """What a small step would do to held-out replies, along a run without the term.
 
-    chosen_falls_first: the share of pairs for which a step on that pair alone would
-    lower its chosen reply. cosine: of the two gradients. fell: the share of chosen
-    replies that are less likely after `trained`'s run.
+    A row for each step of `setup.looks`: own_falls (share of pairs for which a step on
+    that pair alone lowers its chosen reply), cosine (of the two gradients), chosen and
+    rejected (mean change for a small step on the next batch, in nats a unit of learning
+    rate), batch_falls (share of chosen replies that it lowers).
     """
+    recipe = recipes(setup)["no nll"]
+    model = copy.deepcopy(sft)
+    trainer = dpo_trainer(model, train, recipe, seed)
     device = str(next(sft.parameters()).device)
-    looked = [pulls(sft, held.batch([i], device)) for i in range(min(32, len(held)))]
-    change = pair_logprobs(trained, held) - pair_logprobs(sft, held)
-    return rounded(
-        {
-            "chosen_falls_first": fmean(p.chosen_falls for p in looked),
-            "cosine": fmean(p.cross / (p.own * p.other) ** 0.5 for p in looked),
-            "fell": (change[0] < 0).double().mean().item(),
-            "rejected_fell": (change[1] < 0).double().mean().item(),
+    some = range(min(setup.looked_at, len(held)))
+    replies, rows = held.batch(some, device), []
+    for step in setup.looks:
+        while trainer.step < step:
+            trainer.train_step()
+        own = [pulls(model, held.batch([i], device)) for i in some]
+        loss = loss_of(recipe, model, trainer.batches(step)) / recipe.B
+        chosen, rejected = influence(model, replies, loss).chunk(2)
+        found = {
+            "own_falls": fmean(p.chosen_falls for p in own),
+            "cosine": fmean(p.cross / (p.own * p.other) ** 0.5 for p in own),
+            "batch_falls": (chosen < 0).double().mean().item(),
+            "chosen": chosen.mean().item(),
+            "rejected": rejected.mean().item(),
         }
-    )
+        rows.append({"step": step, **rounded(found)})
+    return rows
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
