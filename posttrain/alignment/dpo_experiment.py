@@ -87,6 +87,7 @@ class Preset:
     every: int = 10  # steps between two points of a curve
     held_out: int = 48  # pairs, of each kind
     test: int = 250  # problems
+    max_new: int = 80  # tokens of a reply; the longest to two steps has 65
     looks: tuple[int, ...] = (0, 10, 20, 30)  # steps at which gradients are compared
     looked_at: int = 24  # pairs
 
@@ -120,6 +121,7 @@ PRESETS = {
         every=25,
         held_out=256,
         test=1000,
+        max_new=144,
     ),
     "h200": Preset(
         difficulty=Difficulty(steps=8, most=99),
@@ -136,6 +138,7 @@ PRESETS = {
         every=50,
         held_out=512,
         test=2000,
+        max_new=168,
     ),
 }
 
@@ -148,7 +151,8 @@ def run(preset: str, seed: int) -> dict:
     setup = PRESETS[preset]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sft, seconds = fine_tune(setup, seed, device)
-    exam = Exam(sft, problems(TEST_SEED, setup.test, setup.difficulty, "test"))
+    asked = problems(TEST_SEED, setup.test, setup.difficulty, "test")
+    exam = Exam(sft, asked, max_new=setup.max_new)
     shown = style_pairs(seed, setup.pairs, setup.difficulty)
     data = dict.fromkeys(recipes(setup), pairs_of(shown))
     data["padding"] = padding_counted(data["dpo"])

@@ -22,8 +22,6 @@ from posttrain.alignment.rollouts import Rollout, batch_of, roll_out
 from posttrain.alignment.word_problem_styles import read
 from posttrain.alignment.word_problems import Problem
 
-MAX_NEW = 80  # tokens; the longest reply of the grammar to two steps has 66
-
 
 @dataclass(frozen=True)
 class Grades:
@@ -44,7 +42,10 @@ class Grades:
 
 
 class Exam:
-    """The same problems for every model, and the SFT model's replies to them."""
+    """The same problems for every model, and the SFT model's replies to them.
+
+    max_new: tokens of a reply; one that is longer is cut, and loses.
+    """
 
     def __init__(
         self,
@@ -52,8 +53,10 @@ class Exam:
         problems: Sequence[Problem],
         judge: Judge | None = None,
         seed: int = 0,
+        max_new: int = 80,
     ):
         self.sft, self.problems, self.seed = sft, problems, seed
+        self.max_new = max_new
         self.judge = judge or ScoreJudge()
         self.theirs = [rollout.reply for rollout in self.answers(sft)]
 
@@ -62,7 +65,7 @@ class Exam:
         model.eval()
         device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed(self.seed)
-        return roll_out(model, self.problems, generator=generator, max_new=MAX_NEW)
+        return roll_out(model, self.problems, generator=generator, max_new=self.max_new)
 
     def grade(self, model: nn.Module) -> Grades:
         """All measures of a model."""
