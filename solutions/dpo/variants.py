@@ -236,4 +236,16 @@ WRONG = {
     "train_dpo": [train_one_step_only, train_on_chosen_only],
 }
 
-EQUIVALENT = {}
+EQUIVALENT = {
+    "sequence_logprobs: `each = logprobs.gather(-1, tokens[:, 1:, None])[..., 0]` -> "
+    "`each = logprobs.gather(-1, tokens[:, 1:, None])[..., -1]`": (
+        "the last dimension has one item: the first is the last"
+    ),
+    "sequence_logprobs: `logprobs = logits[:, :-1].log_softmax(dim=-1)` -> "
+    "`logprobs = logits[:, :].log_softmax(dim=-1)`": (
+        "gather reads as many positions as its index has: not the last"
+    ),
+    "train_dpo: `losses.append(loss.item())` -> `losses.append(loss)`": (
+        "a tensor of one number is taken for the number"
+    ),
+}
