@@ -31,6 +31,7 @@ TENSORS = [
     torch.randn(2, dtype=torch.float16),
     torch.randn(2, dtype=torch.complex64).conj(),
     torch.tensor([math.nan, math.inf]),
+    torch.randn(1, 2)[:, 0],  # one item with a stride of 2: contiguous, says PyTorch
 ]
 
 
