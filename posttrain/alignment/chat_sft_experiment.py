@@ -42,6 +42,7 @@ from posttrain.foundations.modern_architecture import GPT, GPTConfig
 VERSION = 1
 TEST_SEED = 10_000
 THREE_STEPS = Difficulty(steps=3)
+FEWEST_STEPS = 20  # of a run: the warm-up takes ten
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,12 @@ class Preset:
     steps: int = 240
     lr: float = 2e-2
     demonstrations: int = 4000
-    few: tuple[int, ...] = (128, 512)  # demonstrations of the smaller pools
+    few: tuple[int, ...] = (128, 256)  # demonstrations of the smaller pools
     slips: tuple[float, ...] = (0.25, 0.5)  # shares of wrong solutions
-    hot: tuple[float, ...] = (10.0, 50.0)  # times the learning rate
-    marks: int = 8  # how often the curves are measured
-    test: int = 300  # held-out problems
+    hot: tuple[float, ...] = (1.0, 10.0, 50.0)  # times the learning rate; short runs
+    marks: int = 6  # how often the curves are measured
+    test: int = 200  # held-out problems
+    max_new: int = 48  # tokens of a reply, at most
     packed: int = 256  # conversations of the comparison of batches
     precision: str = "fp32"
 
@@ -79,9 +81,10 @@ PRESETS = {
         demonstrations=256,
         few=(32,),
         slips=(0.5,),
-        hot=(50.0,),
+        hot=(1.0, 50.0),
         marks=2,
-        test=40,
+        test=24,
+        max_new=32,
         packed=32,
     ),
     "cpu": Preset(),
@@ -98,6 +101,7 @@ PRESETS["t4"] = replace(
     demonstrations=50_000,
     few=(1000, 8000),
     test=1000,
+    max_new=128,
     packed=4096,
     precision="fp16",
 )
@@ -109,6 +113,7 @@ PRESETS["h200"] = replace(
     T=384,
     B=512,
     demonstrations=200_000,
+    max_new=192,
     precision="bf16",
 )
 
@@ -120,16 +125,18 @@ def run(preset: str, seed: int) -> dict:
         raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
     bench = Bench.of(PRESETS[preset], seed)
     results = {name: bench.train(make()) for name, make in arms(bench).items()}
-    best = results["reply"].pop("model")
+    best = results["reply"]["model"]
     return {
         "preset": preset,
         "seed": seed,
         "config": json.loads(json.dumps(asdict(bench.setup))),
-        "arms": {
-            name: {k: v for k, v in result.items() if k != "model"}
+        "arms": {name: result["curve"] for name, result in results.items()},
+        "losses": {  # every step, where the course of the loss is the point
+            name: result["losses"]
             for name, result in results.items()
+            if name.startswith("lr ")
         },
-        "mismatch": parts.mismatches(best, bench.test, seed),
+        "mismatch": parts.mismatches(best, bench.exam),
         "tax": tax(bench),
         "packing": compare_batches(
             best, bench.mixed(bench.setup.packed), bench.setup.B, bench.setup.T
@@ -156,8 +163,7 @@ class Bench:
     seed: int
     device: str
     shown: list[Problem]
-    test: list[Problem]
-    held_out: Completions
+    exam: parts.Exam
 
     @classmethod
     def of(cls, setup: Preset, seed: int) -> Bench:
@@ -166,8 +172,8 @@ class Bench:
         test = problems(TEST_SEED, setup.test, setup.difficulty, "test")
         held = Pool.of(worked(test), B=len(test), device=device)
         shown = problems(seed, setup.demonstrations, setup.difficulty)
-        whole = held.batch(range(len(test)))
-        return cls(setup, seed, device, shown, test, whole)
+        exam = parts.Exam(test, held.batch(range(len(test))), seed, setup.max_new)
+        return cls(setup, seed, device, shown, exam)
 
     def pool(self, pairs) -> Pool:
         """Demonstrations as batches of this bench."""
@@ -194,21 +200,19 @@ class Bench:
         return GPT(self.setup.config()).to(self.device)
 
     def train(self, arm: Arm) -> dict:
-        """Fine-tune, measuring on the way; the last row is the trained model's."""
+        """Fine-tune: the curve (its last row is the trained model's), losses, model."""
         setup, model = self.setup, self.model()
         if arm.start is not None:
             model.load_state_dict(arm.start)
         trainer = sft_trainer(
             model,
             arm.batches,
-            round(arm.share * setup.steps),
+            max(FEWEST_STEPS, round(arm.share * setup.steps)),
             arm.lr * setup.lr,
             precision=setup.precision,
         )
-        curve = parts.fit_and_measure(
-            trainer, arm.marks, self.test, self.held_out, self.seed
-        )
-        return {"curve": curve, "model": model}
+        curve, losses = parts.fit_and_measure(trainer, arm.marks, self.exam)
+        return {"curve": curve, "losses": losses, "model": model}
 
 
 def arms(bench: Bench) -> dict[str, Callable[[], Arm]]:
@@ -252,8 +256,9 @@ def arms(bench: Bench) -> dict[str, Callable[[], Arm]]:
 def tax(bench: Bench) -> list[dict]:
     """Questions as plain text first, then replies: the perplexity of the questions."""
     pool = bench.pool(worked(bench.shown))
-    held = Pool.of(worked(bench.test), B=len(bench.test), device=bench.device)
-    questions = questions_only(held).batch(range(len(bench.test)))
+    test = worked(bench.exam.problems)
+    held = Pool.of(test, B=len(test), device=bench.device)
+    questions = questions_only(held).batch(range(len(test)))
     base = bench.train(Arm(questions_only(pool), share=0.5))["model"]
     rows = [{"model": "base", "perplexity": parts.perplexity(base, questions)}]
     for name, batches in (("reply", pool), ("whole sequence", whole_sequences(pool))):
