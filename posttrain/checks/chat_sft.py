@@ -59,8 +59,9 @@ def render_cases(rng, hidden):
 
 
 def drive_render(answer, messages, generation_prompt):
+    options = {"generation_prompt": True} if generation_prompt else {}
     try:
-        return answer(messages, generation_prompt)
+        return answer(messages, **options)
     except ValueError:
         return "ValueError"
 
@@ -107,7 +108,8 @@ def drive_encode(answer, messages, generation_prompt):
             ids += [specials[part]] if part in allowed else list(part.encode())
         return ids
 
-    tokens, assistant = answer(messages, encode, specials, generation_prompt)
+    options = {"generation_prompt": True} if generation_prompt else {}
+    tokens, assistant = answer(messages, encode, specials, **options)
     return {"tokens": list(tokens), "assistant": [bool(x) for x in assistant]}
 
 
@@ -316,6 +318,8 @@ def drive_template(answer, flags, messages):
 
     def encode(messages, generation_prompt):
         tokens, assistant = [], []
+        if generation_prompt and messages[-1]["role"] == "assistant":
+            raise ValueError("a generation prompt follows a user's turn")
         for message in messages:
             ours = message["role"] == "assistant"
             last, said = message is messages[-1], list(message["content"].encode())

@@ -257,4 +257,24 @@ WRONG = {
     "reply_of": [reply_empty_is_cut],
 }
 
-EQUIVALENT = {}
+_STRICT = "the two lists are of one length already"
+
+EQUIVALENT = {
+    "sft_loss: `n = sum((int((targets != IGNORE).sum()) for _, targets in "
+    "micro_batches))` -> `n = sum(((targets != IGNORE).sum() for _, targets in "
+    "micro_batches))`": "a tensor of one number compares and divides like the number",
+    "sft_loss: `total = sum((F.cross_entropy(logits.float().flatten(0, 1), "
+    "targets.flatten(), ignore_index=IGNORE, reduction='sum') for logits, targets in "
+    "micro_batches))` -> `total = sum((F.cross_entropy(logits.float().flatten(0, 1), "
+    "targets.flatten(), reduction='sum') for logits, targets in micro_batches))`": (
+        "ignore_index is -100 by default"
+    ),
+    "pack: `square = torch.ones(end - start, end - start, dtype=torch.bool)` -> "
+    "`square = torch.ones(end - start, end - start)`": (
+        "ones and zeros become booleans when they are written into the mask"
+    ),
+    "template_faults: `if (end, True) not in zip(turn, written, strict=True):` -> "
+    "`if (end, True) not in zip(turn, written):`": _STRICT,
+    "template_faults: `if (end, True) not in zip(turn, written, strict=True):` -> "
+    "`if (end, True) not in zip(turn, written, strict=False):`": _STRICT,
+}
