@@ -92,8 +92,12 @@ def trainer(tmp_path_factory):
 def test_processed_rows_are_our_tokens_and_masks(trainer):
     for row, chat in zip(trainer.train_dataset, CHATS, strict=True):
         ours = encode_chat(TOK, chat)
+        labels = [
+            token if mine else IGNORE
+            for token, mine in zip(ours.tokens, ours.assistant, strict=True)
+        ]
         assert row["input_ids"] == ours.tokens
-        assert [bool(mine) for mine in row["assistant_masks"]] == ours.assistant
+        assert row["labels"] == labels
 
 
 def ours_as_batch():
@@ -122,9 +126,10 @@ def test_labels_and_loss_are_ours(trainer):
 def test_the_twin_agrees_at_every_prompt_of_every_chat():
     encode = encode_with(hf_tokenizer())
     for chat in CHATS:
+        assert encode(chat, False) == encode_chat(TOK, chat)
         for i, message in enumerate(chat):
-            assert encode(chat[:i], False) == encode_chat(TOK, chat[:i])
             if message["role"] == "assistant":
+                assert encode(chat[:i], False) == encode_chat(TOK, chat[:i])
                 prompt = encode_chat(TOK, chat[:i], generation_prompt=True)
                 assert encode(chat[:i], True) == prompt
 
