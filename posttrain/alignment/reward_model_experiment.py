@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -56,11 +55,11 @@ CROWD = 5  # annotators who label each test pair
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of one run. The first and the last of `sizes` are optimised against."""
+    """Sizes of one run."""
 
     cold_start: str  # the preset of the artifact whose body is used
     sizes: tuple[int, ...] = (64, 256, 1024, 4096)  # pairs
-    scratch: tuple[int, ...] = (4096,)
+    scratch: tuple[int, ...] = (1024,)
     middle: int = 1024  # pairs of all arms below
     flips: tuple[float, ...] = (0.2, 0.4, 1.0)
     per_word: float = 0.15
@@ -92,7 +91,7 @@ PRESETS = {
     "t4": Preset(
         cold_start="t4",
         sizes=(256, 2048, 16_384, 131_072),
-        scratch=(131_072,),
+        scratch=(16_384,),
         middle=16_384,
         steps=256,
         B=128,
@@ -104,7 +103,7 @@ PRESETS = {
     "h200": Preset(
         cold_start="h200",
         sizes=(256, 2048, 16_384, 262_144),
-        scratch=(262_144,),
+        scratch=(16_384,),
         middle=16_384,
         steps=256,
         B=256,
@@ -167,7 +166,6 @@ class Lab:
         models = {n: self.train(self.labels(n, honest)) for n in setup.sizes}
         biased = replace(honest, per_word=setup.per_word)
         liking, corrected = self.length_models(biased)
-        small, large = models[setup.sizes[0]], models[setup.sizes[-1]]
         return {
             "ceiling": self.ceiling(),
             "sizes": [{"pairs": n, **self.measure(m)} for n, m in models.items()],
@@ -181,12 +179,11 @@ class Lab:
                 "biased": self.liking_of_words(liking),
                 "corrected": self.liking_of_words(corrected),
             },
-            "best_of_n": {
-                "small": {"pairs": setup.sizes[0], **self.optimise(small)},
-                "large": {"pairs": setup.sizes[-1], **self.optimise(large)},
-                "biased": {"pairs": setup.middle, **self.optimise(liking)},
-            },
-            "faults": self.faults() if setup.faults else {},
+            "best_of_n": [
+                {"pairs": n, **self.optimise(model)} for n, model in models.items()
+            ],
+            "best_of_n_biased": {"pairs": setup.middle, **self.optimise(liking)},
+            "faults": self.faults(models[setup.middle]) if setup.faults else {},
         }
 
     # ------------------------------------------------------------------ training
@@ -311,8 +308,8 @@ class Lab:
 
     # ------------------------------------------------------------------ faults
 
-    def faults(self) -> dict:
-        """Each against the same number of honest pairs."""
+    def faults(self, sound: RewardModel) -> dict:
+        """Each trained on the pairs of `sound`, or on what a mistake made of them."""
         labels = self.labels(self.setup.middle, self.honest)
         log = []
         try:
@@ -329,7 +326,7 @@ class Lab:
             },
             "across_prompts": self.measure(mixed)["accuracy"],
             "last_column": self.padding(column),
-            "last_token": self.padding(self.train(labels)),
+            "last_token": self.padding(sound),
         }
 
     def padding(self, model: RewardModel) -> dict:
@@ -351,9 +348,12 @@ class Lab:
 
 
 def crowd_wins(rng: random.Random, pairs: list[Pair], annotator: Annotator) -> Tensor:
-    """The share of CROWD annotators who prefer a: (N,)."""
+    """The share of CROWD annotators who prefer a, a tie being half a vote: (N,)."""
     votes = [
-        [label.chosen == pair.a for label, pair in zip(labels, pairs, strict=True)]
+        [
+            label.target if label.chosen == pair.a else 1 - label.target
+            for label, pair in zip(labels, pairs, strict=True)
+        ]
         for labels in (annotator(rng, pairs) for _ in range(CROWD))
     ]
     return torch.tensor(votes, dtype=torch.float64).mean(dim=0)
@@ -376,8 +376,3 @@ def one_more_sentence(rng: random.Random, pair: Pair) -> Pair:
 def more_words(preference: Preference) -> int:
     """By how many words the chosen reply is longer."""
     return read(preference.chosen).words - read(preference.rejected).words
-
-
-def spread(values: list[float]) -> tuple[float, float, float]:
-    """Mean, lowest and highest over seeds."""
-    return fmean(values), min(values), max(values)

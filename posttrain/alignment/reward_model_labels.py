@@ -21,6 +21,8 @@ from posttrain.alignment.reward_model_gold import draw_reply, gold, read
 from posttrain.alignment.reward_model_training import Preference
 from posttrain.alignment.word_problems import Difficulty, Problem, Split, draw
 
+TWO_STEPS = Difficulty(steps=2)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -44,7 +46,7 @@ class Pair:
 def draw_pairs(
     rng: random.Random,
     n: int,
-    difficulty: Difficulty = Difficulty(2),
+    difficulty: Difficulty = TWO_STEPS,
     split: Split = "train",
 ) -> list[Pair]:
     """n pairs of the policy's replies, each to a problem of its own."""

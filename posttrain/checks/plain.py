@@ -85,7 +85,9 @@ def _encode_tensor(tensor: torch.Tensor, where: str) -> list:
         raise TypeError(
             f"{where} is a {tensor.layout} tensor of {tensor.dtype} on {tensor.device}"
         )
-    flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+    flat = tensor.detach().resolve_conj().resolve_neg().cpu().reshape(-1)
+    # a lone element may keep the stride of the tensor it was taken from
+    flat = flat.clone(memory_format=torch.contiguous_format)
     raw = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
     return [name, list(tensor.shape), base64.b64encode(raw).decode()]
 
