@@ -75,7 +75,7 @@ def fit_temperature(margins: Tensor, wins: Tensor) -> float:
     for _ in range(60):
         middle = math.sqrt(low * high)
         slope = (margins * (torch.sigmoid(margins * middle) - wins)).mean()
-        low, high = (middle, high) if slope < 0 else (low, middle)
+        low, high = (middle, high) if slope <= 0 else (low, middle)
     return 1 / math.sqrt(low * high)
 
 

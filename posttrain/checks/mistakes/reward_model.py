@@ -432,8 +432,7 @@ def distribution_reversed_kl(probs, rewards, n):
 
 
 def distribution_unsorted(probs, rewards, n):
-    q = torch.empty_like(probs)
-    order, at_most, below = ranked_sums(probs, rewards)
+    _, at_most, below = ranked_sums(probs, rewards)
     q = at_most**n - below**n
     return q, kl_of(q, probs)
 
@@ -512,8 +511,8 @@ MISTAKES = {
     "labelled_loss": (
         Mistake(
             labelled_margin_added,
-            "the margin is on the wrong side: it is *taken off* the difference, so that "
-            "the chosen reply has to lead by more for the same loss.",
+            "the margin is on the wrong side: it is *taken off* the difference, so "
+            "that the chosen reply has to lead by more for the same loss.",
         ),
         Mistake(
             labelled_margin_outside,
@@ -689,7 +688,7 @@ MISTAKES = {
         ),
         Mistake(
             strengths_of_shares,
-            "the share of games won ignores *against whom*. Fit all strengths together.",
+            "the share of games won ignores *against whom*. Fit all together.",
         ),
         Mistake(
             strengths_swapped,
