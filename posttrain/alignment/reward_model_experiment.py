@@ -61,10 +61,10 @@ class Preset:
     sizes: tuple[int, ...] = (64, 256, 1024, 4096)  # pairs
     scratch: tuple[int, ...] = (1024,)
     middle: int = 1024  # pairs of all arms below
-    flips: tuple[float, ...] = (0.2, 0.4, 1.0)
+    flips: tuple[float, ...] = (0.3, 1.0)
     per_word: float = 0.15
     faults: bool = True
-    steps: int = 64  # at least; every pair is seen at least once
+    steps: int = 48  # at least; every pair is seen at least once
     B: int = 32
     lr: float = 1e-2
     bad_lr: float = 0.5
