@@ -56,6 +56,12 @@ def test_tensors_survive_and_share_nothing(tensor):
         assert again.data_ptr() != tensor.data_ptr()
 
 
+def test_a_lone_element_with_a_stride_survives():
+    taken = torch.arange(4.0).view(2, 2)[:1, 0]
+    assert taken.stride() == (2,)
+    assert plain.copy(taken).tolist() == [0.0]
+
+
 def test_a_parameter_becomes_a_plain_tensor():
     again = plain.copy(nn.Parameter(torch.ones(2)))
     assert type(again) is torch.Tensor
