@@ -9,6 +9,8 @@ the mean of its group: what a critic would have to estimate, the other samples m
 Source: Shao et al. 2024 (GRPO, section 4.1); Liu et al. 2025 (Dr. GRPO: no division by
 the standard deviation nor by the answer's length); Yu et al. 2025 (DAPO: mean over
 tokens, a wider upper clip, no groups without a signal); Ye et al. 2020 (dual clip).
+Not covered here: one ratio for a whole answer (GSPO), corrections for an engine that
+samples with other kernels than training uses.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 
 Aggregate = Literal["sequence", "token", "constant"]
+Estimator = Literal["k1", "k2", "k3"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class Objective:
     clip_low, clip_high: the ratio is clipped to 1 - clip_low ... 1 + clip_high.
     dual_clip: with a negative advantage the loss is at most this many advantages.
     beta: weight of the KL estimate to the reference; 0 needs no reference.
+    kl: which estimate, see `kl_terms`.
+    kl_ratio: weigh each estimate by the ratio policy / old policy, which makes the
+        gradient of k1 and k3 that of the KL (TRL's `use_bias_correction_kl`).
     aggregate: "sequence" (GRPO: mean over each answer's tokens, then over answers),
         "token" (DAPO: mean over all tokens), "constant" (Dr. GRPO: the sum over
         `length`, the same for every batch, and over the answers).
@@ -38,6 +44,8 @@ class Objective:
     clip_high: float = 0.2
     dual_clip: float | None = None
     beta: float = 0.0
+    kl: Estimator = "k3"
+    kl_ratio: bool = False
     aggregate: Aggregate = "sequence"
     length: int | None = None
 
@@ -51,6 +59,8 @@ class Objective:
                 f"aggregate={self.aggregate!r} with length={self.length}: 'constant'"
                 " needs the length to divide by, the others take none"
             )
+        if self.kl not in ("k1", "k2", "k3"):
+            raise ValueError(f"kl={self.kl!r}: use 'k1', 'k2' or 'k3'")
         if not 0 < self.clip_low < 1 or self.clip_high <= 0:
             raise ValueError(
                 f"clip_low={self.clip_low} must lie between 0 and 1,"
@@ -80,13 +90,15 @@ def group_advantages(rewards: Tensor, std: bool = True, eps: float = 1e-4) -> Te
 
 
 def kl_terms(
-    logprobs: Tensor, ref_logprobs: Tensor, kind: Literal["k1", "k2", "k3"] = "k3"
+    logprobs: Tensor, ref_logprobs: Tensor, kind: Estimator = "k3"
 ) -> Tensor:
     """An estimate of KL(policy || reference) for each token that the policy drew.
 
     With d = log policy - log reference: k1 = d (unbiased, may be negative), k2 = d²/2
-    (biased, its gradient is that of the KL), k3 = e^-d - 1 + d (unbiased, never
-    negative). Source: Schulman 2020, http://joschu.net/blog/kl-approx.html
+    (biased), k3 = e^-d - 1 + d (unbiased, never negative). As terms of a loss their
+    mean gradients are: k1 zero, k2 that of KL(policy || reference), k3 that of
+    KL(reference || policy). Source: Schulman 2020,
+    http://joschu.net/blog/kl-approx.html; for the gradients Tang and Munos 2025.
     """
     d = logprobs - ref_logprobs
     if kind == "k1":
@@ -117,8 +129,11 @@ def clipped_terms(
 
 
 def aggregate(terms: Tensor, mask: Tensor, objective: Objective) -> Tensor:
-    """One number from the terms of all tokens (B, T); mask: boolean (B, T)."""
-    terms = terms * mask
+    """One number from the terms of all tokens (B, T); mask: boolean (B, T).
+
+    An answer without tokens counts as one of zeros.
+    """
+    terms = terms.masked_fill(~mask, 0)
     if objective.aggregate == "sequence":
         return (terms.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
     if objective.aggregate == "token":
@@ -144,5 +159,8 @@ def policy_loss(
     if objective.beta:
         if ref_logprobs is None:
             raise ValueError(f"beta={objective.beta} needs ref_logprobs")
-        terms = terms + objective.beta * kl_terms(logprobs, ref_logprobs)
+        kl = kl_terms(logprobs, ref_logprobs, objective.kl)
+        if objective.kl_ratio:
+            kl = kl * torch.exp(logprobs - old_logprobs)
+        terms = terms + objective.beta * kl
     return aggregate(terms, mask, objective)

@@ -30,7 +30,7 @@ from posttrain.alignment.rollouts import (
     score,
 )
 from posttrain.alignment.verifier import STRICT
-from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty, draw
+from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty, Problem, draw
 from posttrain.foundations.optimizers import AdamW
 from posttrain.foundations.optimizers_schedules import wsd
 from posttrain.foundations.trainer import Trainer
@@ -50,6 +50,13 @@ class Recipe:
     std: bool = True  # divide advantages by the group's deviation
     drop_silent: bool = True  # leave out groups whose answers all earn the same
     max_new: int = MAX_NEW
+
+    def __post_init__(self):
+        if not 1 <= self.updates <= self.group:
+            raise ValueError(
+                f"updates={self.updates} must lie in 1 ... group={self.group}: where all"
+                " other groups are left out, each update still needs an answer"
+            )
 
 
 @dataclass(frozen=True)
@@ -117,25 +124,32 @@ class Rounds:
         asked = [draw(rng, recipe.difficulty) for _ in range(recipe.prompts)]
         device = next(self.model.parameters()).device
         generator = torch.Generator(device).manual_seed(rng.getrandbits(60))
-        rollouts = roll_out(
-            self.model,
-            asked,
-            recipe.group,
-            generator=generator,
-            max_new=recipe.max_new,
-        )
+        rollouts = self.answers(asked, generator)
         earned = [self.reward(r.reply, r.problem.answer) for r in rollouts]
         rewards = torch.tensor(earned, device=device).view(-1, recipe.group)  # (P, G)
         silent = rewards.amax(dim=1) == rewards.amin(dim=1)
         self.log.append(
             Round(score(rollouts), rewards.mean().item(), silent.float().mean().item())
         )
-        advantages = group_advantages(rewards, recipe.std)
+        advantages = self.advantages(rewards)
         if recipe.drop_silent and not silent.all():
             rows = (~silent).repeat_interleave(recipe.group).nonzero()[:, 0]
             rollouts = [rollouts[i] for i in rows]
             advantages = advantages[~silent]
         return self._remember(rollouts, advantages.flatten())
+
+    def answers(
+        self, asked: list[Problem], generator: torch.Generator
+    ) -> list[Rollout]:
+        """`group` answers of the present model to each problem."""
+        group, max_new = self.recipe.group, self.recipe.max_new
+        return roll_out(
+            self.model, asked, group, generator=generator, max_new=max_new
+        )
+
+    def advantages(self, rewards: Tensor) -> Tensor:
+        """Of the rewards of a round: (P, G) -> (P, G)."""
+        return group_advantages(rewards, self.recipe.std)
 
     @torch.no_grad()
     def _remember(self, rollouts: list[Rollout], advantages: Tensor) -> Experience:
@@ -174,16 +188,27 @@ def grpo_trainer(
 ) -> tuple[Trainer, Rounds]:
     """A trainer that runs GRPO, and the rounds that it plays."""
     rounds = Rounds(model, recipe, reward, seed)
+    return trainer_of(rounds, partial(loss_of, recipe.objective)), rounds
+
+
+def trainer_of(
+    rounds: Rounds, loss: Callable[[nn.Module, Experience], Tensor]
+) -> Trainer:
+    """AdamW, five steps of warm-up, the last third of the steps decaying to a tenth."""
+    model, recipe = rounds.model, rounds.recipe
     steps = recipe.rounds * recipe.updates
-    trainer = Trainer(
+    return Trainer(
         model,
         [AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)],
         rounds,
         schedule=partial(
-            wsd, total=steps, warmup=5, decay=max(1, steps // 3), floor=0.1
+            wsd,
+            total=steps,
+            warmup=min(5, steps - 1),
+            decay=max(1, steps // 3),
+            floor=0.1,
         ),
         steps=steps,
-        loss=partial(loss_of, recipe.objective),
+        loss=loss,
         size=lambda experience: 1,  # the loss is a mean already
     )
-    return trainer, rounds

@@ -1,0 +1,200 @@
+"""The experiment of the chapter: five ways on from a cold start, and runs gone wrong.
+
+`run(preset, seed)` fine-tunes its own cold start and returns numbers:
+
+    start     the cold start: what it cost, how good it is
+    methods   GRPO, PPO, DPO on own pairs, RFT and more SFT at about equal compute:
+              sampled and greedy accuracy over rollouts and CPU-seconds
+    rounds    GRPO's own log: reward, accuracy, length, silent groups
+    cost      GRPO against its start: tax, drift, speed, wins
+    faults    a smaller cold start (the artifact of the `ci` preset), with a fault each
+
+Run it over seeds with `python -m ci.measure grpo cpu`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import nn
+
+from posttrain import artifacts
+from posttrain.alignment import (
+    chat_sft_artifact,
+    expert_iteration,
+    grpo_own_pairs,
+    ppo_training,
+)
+from posttrain.alignment.grpo_comparison import METHODS, Budget, follow, summary
+from posttrain.alignment.grpo_cost import before_after
+from posttrain.alignment.grpo_faults import FAULTS, faulty_trainer
+from posttrain.alignment.grpo_training import Recipe, Round
+from posttrain.alignment.rollouts import GREEDY, evaluate
+from posttrain.alignment.word_problems import Problem
+from posttrain.foundations.trainer import fit
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of one run. cold: the preset of the cold start."""
+
+    cold: str
+    grpo: int  # rounds
+    ppo: int
+    dpo: int
+    rft: int
+    sft: int  # steps
+    problems: int  # held out
+    points: int  # of each curve
+    fault_rounds: int
+    max_new: int = 48
+    faults: tuple[str, ...] = tuple(FAULTS)
+    methods: tuple[str, ...] = tuple(METHODS)
+
+
+PRESETS = {
+    "ci": Preset(
+        cold="ci",
+        grpo=6,
+        ppo=3,
+        dpo=3,
+        rft=1,
+        sft=6,
+        problems=100,
+        points=2,
+        fault_rounds=3,
+    ),
+    "cpu": Preset(
+        cold="cpu",
+        grpo=48,
+        ppo=30,
+        dpo=28,
+        rft=9,
+        sft=110,
+        problems=300,
+        points=6,
+        fault_rounds=24,
+    ),
+}
+PRESETS["t4"] = replace(
+    PRESETS["cpu"],
+    cold="t4",
+    grpo=200,
+    ppo=120,
+    dpo=110,
+    rft=40,
+    sft=600,
+    problems=1000,
+    max_new=112,
+)
+PRESETS["h200"] = replace(PRESETS["t4"], cold="h200", grpo=400, ppo=240, max_new=176)
+
+
+def preset_named(name: str) -> Preset:
+    """The preset, or a ValueError that names the known ones."""
+    if name not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise ValueError(f"unknown preset {name!r}; known presets: {known}")
+    return PRESETS[name]
+
+
+def budget_of(setup: Preset, start: chat_sft_artifact.ColdStart) -> Budget:
+    """The recipes of the five methods."""
+    d = {"difficulty": start.difficulty, "max_new": setup.max_new}
+    return Budget(
+        grpo=Recipe(rounds=setup.grpo, **d),
+        ppo=ppo_training.Recipe(rounds=setup.ppo, **d),
+        dpo=grpo_own_pairs.Recipe(rounds=setup.dpo, **d),
+        rft=expert_iteration.Recipe(rounds=setup.rft, **d),
+        sft_steps=setup.sft,
+        sft_lr=start.lr / 2,
+    )
+
+
+def run(preset: str, seed: int) -> dict:
+    """All parts; a JSON-able dict. Raises ValueError for an unknown preset."""
+    setup = preset_named(preset)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    recipe = chat_sft_artifact.recipe_of(setup.cold, seed)
+    problems = recipe.test_problems(setup.problems)
+    trainer = recipe.trainer(device)
+    begun = time.process_time()
+    fit(trainer)
+    seconds = time.process_time() - begun
+    start = trainer.model.eval()
+    result = {
+        "preset": preset,
+        "seed": seed,
+        "config": asdict(setup),
+        "start": {
+            "cpu_seconds": round(seconds, 2),
+            "demonstrations": recipe.demonstrations,
+            "sampled": asdict(evaluate(start, problems, max_new=setup.max_new)),
+            "greedy": evaluate(start, problems, GREEDY, max_new=setup.max_new).accuracy,
+        },
+        **run_methods(setup, recipe, start, problems, seed),
+        "faults": run_faults(setup, seed, device),
+    }
+    return json.loads(json.dumps(rounded(result)))
+
+
+def run_methods(
+    setup: Preset,
+    recipe: chat_sft_artifact.ColdStart,
+    start: nn.Module,
+    problems: Sequence[Problem],
+    seed: int,
+) -> dict:
+    """Each method from a copy of the start; GRPO's log and its side effects."""
+    budget, result = budget_of(setup, recipe), {"methods": {}}
+    for name in setup.methods:
+        method = METHODS[name](copy.deepcopy(start), budget, recipe, seed)
+        curve = follow(method, problems, setup.points)
+        scores = evaluate(method.policy, problems, max_new=setup.max_new)
+        result["methods"][name] = summary(method, curve, scores)
+        if name == "grpo":
+            result["rounds"] = [row_of(entry) for entry in method.log]
+            result["cost"] = before_after(start, method.policy, problems, seed)
+    return result
+
+
+def run_faults(setup: Preset, seed: int, device: str) -> dict:
+    """Each planted fault from the small cold start: its log, and the truth."""
+    artifact = artifacts.get("alignment.chat_sft", "ci")
+    result = {}
+    for name in setup.faults:
+        model, recipe = chat_sft_artifact.restore(artifact)
+        problems = recipe.test_problems(min(setup.problems, 200))
+        grpo = Recipe(difficulty=recipe.difficulty, rounds=setup.fault_rounds)
+        trainer, rounds = faulty_trainer(name, model.to(device), grpo, seed)
+        fit(trainer)
+        scores = evaluate(model, problems)
+        result[name] = {
+            "rounds": [row_of(entry) for entry in rounds.log],
+            "sampled": asdict(scores),
+        }
+    return result
+
+
+def row_of(entry: Round) -> dict:
+    """One round as plain values."""
+    return {"reward": entry.reward, "silent": entry.silent, **asdict(entry.scores)}
+
+
+def rounded(value):
+    """The same with floats of five significant digits: results are read by people."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    return value
