@@ -89,9 +89,7 @@ def group_advantages(rewards: Tensor, std: bool = True, eps: float = 1e-4) -> Te
     return centred / (rewards.std(dim=1, keepdim=True) + eps) if std else centred
 
 
-def kl_terms(
-    logprobs: Tensor, ref_logprobs: Tensor, kind: Estimator = "k3"
-) -> Tensor:
+def kl_terms(logprobs: Tensor, ref_logprobs: Tensor, kind: Estimator = "k3") -> Tensor:
     """An estimate of KL(policy || reference) for each token that the policy drew.
 
     With d = log policy - log reference: k1 = d (unbiased, may be negative), k2 = d²/2

@@ -143,9 +143,7 @@ class Rounds:
     ) -> list[Rollout]:
         """`group` answers of the present model to each problem."""
         group, max_new = self.recipe.group, self.recipe.max_new
-        return roll_out(
-            self.model, asked, group, generator=generator, max_new=max_new
-        )
+        return roll_out(self.model, asked, group, generator=generator, max_new=max_new)
 
     def advantages(self, rewards: Tensor) -> Tensor:
         """Of the rewards of a round: (P, G) -> (P, G)."""

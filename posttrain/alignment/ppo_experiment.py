@@ -24,6 +24,7 @@ from posttrain.alignment.chat_sft_artifact import ColdStart
 from posttrain.alignment.ppo_rlhf import TWO_STEPS, Setting
 from posttrain.alignment.ppo_training import Recipe, ppo_trainer
 from posttrain.alignment.rollouts import evaluate
+from posttrain.alignment.word_problems import Difficulty
 from posttrain.foundations.language_model import parameter_count
 from posttrain.foundations.trainer import fit
 
@@ -73,6 +74,38 @@ PRESETS = {
         baselines=tuple(BASELINES),
     ),
 }
+
+BIG = Setting(
+    difficulty=Difficulty(steps=4, most=99),
+    C=256,
+    L=6,
+    T=256,
+    demonstrations=50_000,
+    sft_B=256,
+    sft_steps=2000,
+    sft_lr=1e-2,
+    pairs=20_000,
+    rm_B=128,
+    rm_steps=1000,
+    rm_lr=2e-3,
+    test=1000,
+    max_new=144,
+)
+PRESETS["t4"] = replace(
+    PRESETS["cpu"],
+    rlhf=BIG,
+    ppo=Recipe(BIG.difficulty, prompts=256, rounds=200, lr=2e-4, max_new=144),
+    start=chat_sft_artifact.PRESETS["t4"],
+    verified=Recipe(
+        chat_sft_artifact.PRESETS["t4"].difficulty,
+        prompts=256,
+        rounds=200,
+        lr=2e-4,
+        max_new=112,
+    ),
+    test=1000,
+)
+PRESETS["h200"] = replace(PRESETS["t4"], rlhf=replace(BIG, C=512, L=8))
 
 
 def run(preset: str, seed: int) -> dict:

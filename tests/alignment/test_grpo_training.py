@@ -153,7 +153,8 @@ def test_pairs_are_of_one_group_and_no_more_than_asked_for():
     replies = [right[0], "no", right[0], "no", "no", "no", right[2], right[2]]
     owners = [asked[0]] * 4 + [asked[1]] * 2 + [asked[2]] * 2
     rollouts = [
-        Rollout(p, [1], [2], [], reply) for p, reply in zip(owners, replies, strict=True)
+        Rollout(p, [1], [2], [], reply)
+        for p, reply in zip(owners, replies, strict=True)
     ]
     chosen, rejected = grpo_own_pairs.paired(rollouts[:4], 4, most=1)
     assert (chosen, rejected) == ([rollouts[0]], [rollouts[1]])
