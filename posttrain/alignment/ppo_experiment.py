@@ -57,11 +57,19 @@ class Preset:
 
 PRESETS = {
     "ci": Preset(
-        rlhf=Setting(sft_steps=120, sft_lr=3e-2, pairs=192, rm_steps=40, test=64),
-        ppo=Recipe(TWO_STEPS, prompts=48, rounds=10, max_new=80),
+        rlhf=Setting(
+            sft_B=32,
+            sft_steps=120,
+            sft_lr=3e-2,
+            pairs=96,
+            rm_B=16,
+            rm_steps=30,
+            test=32,
+        ),
+        ppo=Recipe(TWO_STEPS, prompts=32, rounds=8, max_new=80),
         penalties=("no penalty",),
         start=None,
-        verified=Recipe(TWO_STEPS, rounds=12, max_new=24),
+        verified=Recipe(TWO_STEPS, prompts=64, rounds=16, max_new=24),
         baselines=("critic, lambda 0.95",),
         test=200,
     ),
