@@ -97,7 +97,7 @@ PRESETS = {
         C=48,
         demonstrations=2000,
         sft_B=32,
-        sft_steps=120,
+        sft_steps=100,
         pairs=160,
         recipe=Recipe(steps=20, B=8, lr=1e-3, beta=0.5, nll=1.0),
         held_out=12,
@@ -165,8 +165,9 @@ def run(preset: str, seed: int) -> dict:
     for name, recipe in recipes(setup).items():
         model = copy.deepcopy(sft)
         curve, cpu = prefer(model, data[name], held, recipe, setup.every, seed)
-        samples = [rollout.reply for rollout in exam.answers(model)[:3]]
-        grades = rounded(asdict(exam.grade(model)))
+        rollouts = exam.answers(model)
+        samples = [rollout.reply for rollout in rollouts[:3]]
+        grades = rounded(asdict(exam.grade(rollouts)))
         ways[name] = {**grades, "curve": curve, "cpu_seconds": cpu, "samples": samples}
         if name == "dpo":
             trained = model
@@ -174,7 +175,7 @@ def run(preset: str, seed: int) -> dict:
         "config": json.loads(json.dumps(asdict(setup))),  # lists: JSON has no tuples
         "device": device,
         "sft": {
-            **rounded(asdict(exam.grade(sft))),
+            **rounded(asdict(exam.grade(exam.answers(sft)))),
             "cpu_seconds": seconds,
             "samples": exam.theirs[:3],
         },

@@ -1,7 +1,8 @@
 """What became of a model: its replies judged, read, and measured by the SFT model.
 
     exam = Exam(sft_model, problems, judge)
-    exam.grade(dpo_model)                # Grades: win-rate, accuracy, parses, ...
+    rollouts = exam.answers(dpo_model)
+    exam.grade(rollouts)                 # Grades: win-rate, accuracy, parses, ...
 
 Every model answers the same problems with the same seed. A preference is cheap to win
 by broken text that happens to please, so the win-rate never stands alone here.
@@ -67,9 +68,8 @@ class Exam:
         generator = torch.Generator(device).manual_seed(self.seed)
         return roll_out(model, self.problems, generator=generator, max_new=self.max_new)
 
-    def grade(self, model: nn.Module) -> Grades:
-        """All measures of a model."""
-        rollouts = self.answers(model)
+    def grade(self, rollouts: Sequence[Rollout]) -> Grades:
+        """All measures of a model, from its `answers`."""
         ours = [rollout.reply for rollout in rollouts]
         found = [read(reply) for reply in ours]
         right = [

@@ -131,13 +131,14 @@ def test_grades_by_hand(monkeypatch):
     ours[1] = "broken"
     ours[2] = rude[2]
     ours[3] = f"<think></think>Sure! The answer is {asked[3].answer + 1}."
-    grades = Scripted(rude, asked).grade(ours)
+    exam = Scripted(rude, asked)
+    grades = exam.grade(exam.answers(ours))
     assert grades.win_rate == pytest.approx((1 + 0 + 0.5 + 0) / 4)
     assert grades.parses == 0.75
     assert grades.accuracy == 0.5
     assert grades.polite == 0.5
     assert grades.terse == 0.75
-    assert Scripted(rude, asked).grade(rude).win_rate == 0.5
+    assert exam.grade(exam.answers(rude)).win_rate == 0.5
 
 
 def test_perplexity_of_an_even_model():
