@@ -13,6 +13,7 @@ words as "< |", which no longer spells a mark.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -74,16 +75,21 @@ def hf_tokenizer(
 def encode_with(
     theirs: PreTrainedTokenizerFast,
 ) -> Callable[[Sequence[Message], bool], Chat]:
-    """A tokenizer of `transformers` as a function like `encode_chat`."""
+    """A tokenizer of `transformers` as a function like `encode_chat`.
+
+    A template without a generation block gives a mask of False throughout.
+    """
+    has_block = re.search(r"\{%-?\s*generation\b", theirs.chat_template) is not None
 
     def encode(messages: Sequence[Message], generation_prompt: bool = False) -> Chat:
         found = theirs.apply_chat_template(
             list(messages),
             add_generation_prompt=generation_prompt,
             return_dict=True,
-            return_assistant_tokens_mask=True,
+            return_assistant_tokens_mask=has_block,
         )
-        mask = [bool(mine) for mine in found["assistant_masks"]]
-        return Chat(list(found["input_ids"]), mask)
+        tokens = list(found["input_ids"])
+        mask = found["assistant_masks"] if has_block else [False] * len(tokens)
+        return Chat(tokens, [bool(mine) for mine in mask])
 
     return encode

@@ -6,6 +6,7 @@ The one test file of this topic that imports TRL, which costs seconds.
 import pytest
 import torch
 
+from posttrain.alignment.chat_sft_checks import check_template
 from posttrain.alignment.chat_sft_jinja import encode_with, hf_tokenizer
 from posttrain.alignment.chat_template import encode_chat
 from posttrain.alignment.completions import collate, count, total_nll
@@ -147,3 +148,12 @@ def test_roles_that_are_not_known_are_refused_by_both():
 
     with pytest.raises(jinja2.exceptions.TemplateError, match="role bot is not known"):
         encode_with(hf_tokenizer())([said("bot", "")], False)
+
+
+def test_the_plain_twin_can_be_forged_and_the_safe_one_cannot():
+    def faults(theirs):
+        found = check_template(encode_with(theirs), TOK.specials, TOK.decode)
+        return {fault.name for fault in found}
+
+    assert faults(hf_tokenizer()) == {"content forges a mark"}
+    assert not faults(hf_tokenizer(safe=True))
