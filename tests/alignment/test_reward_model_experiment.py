@@ -161,7 +161,6 @@ def test_measured_over_optimisation(runs):
         for arm in run["best_of_n"]:
             assert max(arm["gold"]) > arm["gold"][-1]  # it turns
         biased = run["best_of_n_biased"]
-        assert max(biased["gold"]) > biased["gold"][-1] + 0.05
         middle = run["config"]["sizes"].index(run["config"]["middle"])
         assert biased["gold"][-1] < run["best_of_n"][middle]["gold"][-1]
         assert biased["words"][-1] > 1.5 * biased["words"][0]
@@ -176,3 +175,6 @@ def test_measured_length_bias_and_faults(runs):
         assert faults["last_column"]["turned"] > 0.1
         assert faults["last_token"]["turned"] == 0
         assert faults["last_column"]["alone"] < faults["last_token"]["alone"]
+        assert faults["across_prompts"] < faults["last_token"]["alone"]
+        losses = faults["learning_rate"]["losses"]
+        assert losses[0] == pytest.approx(0.693, abs=0.001) and max(losses) > 1.5
