@@ -189,7 +189,7 @@ class Lab:
     # ------------------------------------------------------------------ training
 
     def labels(self, n: int, annotator: Annotator) -> list[Preference]:
-        """n labelled pairs of this seed; more pairs begin with those of fewer."""
+        """n labelled pairs of this seed."""
         pairs = draw_pairs(random.Random(f"pairs {self.seed}"), n, self.difficulty)
         return annotator(random.Random(f"labels {self.seed}"), pairs)
 

@@ -137,11 +137,11 @@ def runs() -> list[dict]:
 def test_measured_accuracy_grows_and_arithmetic_is_not_learned(runs):
     for run in runs:
         accuracies = [arm["accuracy"] for arm in run["sizes"]]
-        assert accuracies == sorted(accuracies)
-        assert accuracies[-1] > accuracies[0] + 0.1
+        assert accuracies[-1] > accuracies[-2] > max(accuracies[:-2])
         for arm in run["sizes"]:
             assert 0.4 < arm["only_the_answer"] < 0.6
-        assert run["noise"][-1]["accuracy"] < 0.5  # all labels turned round
+        assert run["noise"][0]["accuracy"] < accuracies[-2]
+        assert run["noise"][-1]["accuracy"] < 0.4  # all labels turned round
 
 
 def test_measured_calibration(runs):
@@ -156,9 +156,13 @@ def test_measured_over_optimisation(runs):
     for run in runs:
         small, large = run["best_of_n"][0], run["best_of_n"][-1]
         assert large["gold"][-1] > small["gold"][-1] + 0.5
-        assert small["proxy"][-1] - small["proxy"][0] > 1
+        rises = [arm["proxy"][-1] - arm["proxy"][0] for arm in run["best_of_n"]]
+        assert rises[0] == max(rises)
+        for arm in run["best_of_n"]:
+            assert max(arm["gold"]) > arm["gold"][-1]  # it turns
         biased = run["best_of_n_biased"]
-        assert max(biased["gold"]) > biased["gold"][-1] + 0.05
+        middle = run["config"]["sizes"].index(run["config"]["middle"])
+        assert biased["gold"][-1] < run["best_of_n"][middle]["gold"][-1]
         assert biased["words"][-1] > 1.5 * biased["words"][0]
 
 
@@ -171,3 +175,6 @@ def test_measured_length_bias_and_faults(runs):
         assert faults["last_column"]["turned"] > 0.1
         assert faults["last_token"]["turned"] == 0
         assert faults["last_column"]["alone"] < faults["last_token"]["alone"]
+        assert faults["across_prompts"] < faults["last_token"]["alone"]
+        losses = faults["learning_rate"]["losses"]
+        assert losses[0] == pytest.approx(0.693, abs=0.001) and max(losses) > 1.5
