@@ -109,6 +109,11 @@ def measure(
 
         run_all(commands, on_end, workers=workers, progress=progress)
     parts = [_read(experiment, preset, seed) for seed in seeds]
+    if changed := [s for s, part in zip(seeds, parts, strict=True) if part is None]:
+        raise MeasureError(
+            f"the code of {experiment.slug} changed while seeds {changed} ran; start"
+            " again, and leave its modules alone meanwhile"
+        )
     record = _record(experiment, preset, seeds, parts)
     results.validate(record, experiment.slug, preset)
     target = experiment.root / "results" / f"{experiment.slug}.{preset}.json"

@@ -8,6 +8,7 @@ the preset written in, one process a chapter. Guides store no output: what they 
 follows from measured files.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,10 +109,12 @@ def _command(copy: Path, chapter: Path, root: Path) -> Command:
     """pytest with nbval on one copy, without the settings of this repository."""
     argv = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
     argv += ["-q", "--color=no", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    argv += ["-p", "ci"]  # before nbval: a second of imports less
     argv += ["--rootdir", str(copy.parent), "--confcutdir", str(copy.parent)]
     argv += ["--override-ini", "addopts=", str(copy)]
     scratch = copy.with_suffix("")
-    env = QUIET | {"IPYTHONDIR": str(scratch / "ipython")}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = QUIET | {"IPYTHONDIR": str(scratch / "ipython"), "PYTHONPATH": path}
     return Command(chapter.as_posix(), argv, scratch / "log.txt", root, env)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import types
 
 
@@ -20,6 +21,7 @@ def run_kernel(arguments: list[str], hidden_modules: tuple[str, ...]) -> None:
     for name in hidden_modules:
         sys.modules[name] = None
     _stub_checks()
+    tempfile.tempdir = None  # asked for outside, by what was preloaded
     # Prints of forked children come over tcp, which is refused; warns, else.
     IOPubThread._setup_pipe_in = lambda thread: setattr(thread, "_pipe_flag", False)
     numpy.random.seed()  # every fork would draw the same numbers

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 from torch import nn
 
@@ -30,7 +30,8 @@ from posttrain.foundations.trainer import Trainer
 class Pool:
     """Demonstrations as tokens; called with (step, micro), it gives a batch.
 
-    Every epoch sees each demonstration once, in an order of its own.
+    Every epoch sees each demonstration once, in an order of its own; the micro-batches
+    of a step (`micro` = 0, 1, ...) each walk through an order of their own.
     """
 
     prompts: list[list[int]]
@@ -58,8 +59,7 @@ class Pool:
     def __call__(self, step: int, micro: int = 0) -> Completions:
         """Batch `step`: the next B of this epoch's order (a short rest is left out)."""
         epoch, place = divmod(step, len(self.prompts) // self.B)
-        order = list(range(len(self.prompts)))
-        random.Random(f"{self.seed} {epoch} {micro}").shuffle(order)
+        order = _order(len(self.prompts), f"{self.seed} {epoch} {micro}")
         return self.batch(order[place * self.B : (place + 1) * self.B])
 
     def batch(self, rows: Sequence[int]) -> Completions:
@@ -70,6 +70,36 @@ class Pool:
             tokenizer().special_id(PAD),
             device=self.device,
         )
+
+
+@lru_cache(maxsize=8)
+def _order(n: int, seed: str) -> list[int]:
+    """0 ... n - 1, shuffled; kept, because every batch of an epoch asks for it."""
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def whole_sequences(pool: Pool) -> Pool:
+    """The same demonstrations with the loss on all tokens: the prompt's mask removed.
+
+    The first token, the mark of the user, has no past and stays the only prompt.
+    """
+    pairs = zip(pool.prompts, pool.replies, strict=True)
+    return replace(
+        pool,
+        prompts=[prompt[:1] for prompt in pool.prompts],
+        replies=[[*prompt[1:], *reply] for prompt, reply in pairs],
+    )
+
+
+def questions_only(pool: Pool) -> Pool:
+    """The questions as plain text to predict: what a base model would have read."""
+    return replace(
+        pool,
+        prompts=[prompt[:1] for prompt in pool.prompts],
+        replies=[prompt[1:-2] for prompt in pool.prompts],  # no marks of the chat
+    )
 
 
 def sft_trainer(

@@ -10,13 +10,22 @@ must learn to write: without it generation does not stop.
 
 What a message says is ordinary text. Only the assistant's own marks (thinking, tool
 calls) are allowed in its content as special tokens; a user who writes "<|assistant|>"
-gets those characters, not a turn.
+gets those characters, not a turn. The words of a tool are no target either: the model
+reads them, it does not have to write them.
+
+A call is JSON between two marks, behind the content, as in Qwen's and Hermes' format:
+{"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function":
+{"name": "add", "arguments": {"a": 1, "b": 2}}}]}. The same as a Jinja template:
+`chat_sft_jinja`. Not covered: descriptions of tools (put them into the system message),
+images, parallel calls told apart by an id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from posttrain.alignment.word_problem_tokenizer import (
     ASSISTANT,
@@ -30,7 +39,7 @@ from posttrain.alignment.word_problem_tokenizer import (
 from posttrain.alignment.word_problems import END_THINK, THINK
 from posttrain.foundations.tokenization import Tokenizer
 
-Message = dict[str, str]  # "role" and "content"
+Message = Mapping[str, Any]  # "role" and "content"; perhaps "tool_calls"
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT, "tool": TOOL}
 OWN_MARKS = (THINK, END_THINK, CALL, END_CALL)
 
@@ -54,8 +63,8 @@ def encode_chat(
     """Tokens of a conversation, message by message.
 
     generation_prompt: end with the mark of the assistant's turn, so that the model goes
-    on as the assistant. Raises ValueError for an unknown role, and for a generation
-    prompt behind the assistant's own turn.
+    on as the assistant. Raises ValueError for an unknown role, a message that says
+    nothing, and for a generation prompt behind the assistant's own turn.
     """
     chat = Chat()
     for message in messages:
@@ -65,7 +74,7 @@ def encode_chat(
             raise ValueError(f"role {role!r} is not known; the roles are {known}")
         ours = role == "assistant"
         chat.append([tokenizer.special_id(ROLES[role])], assistant=False)
-        content = tokenizer.encode(message["content"], OWN_MARKS if ours else ())
+        content = tokenizer.encode(words_of(message), OWN_MARKS if ours else ())
         chat.append([*content, tokenizer.special_id(END_TURN)], assistant=ours)
     if generation_prompt:
         if messages and messages[-1]["role"] == "assistant":
@@ -75,6 +84,25 @@ def encode_chat(
             )
         chat.append([tokenizer.special_id(ASSISTANT)], assistant=False)
     return chat
+
+
+def words_of(message: Message) -> str:
+    """What a message says: its content, and behind it its tool calls.
+
+    Raises ValueError for a message without either, and for calls of another role than
+    the assistant.
+    """
+    content, calls = message.get("content"), message.get("tool_calls") or ()
+    role = message["role"]
+    if content is None and not calls:
+        raise ValueError(
+            f"a message of the {role} has no content and no tool_calls; write"
+            ' "content": "" if it says nothing'
+        )
+    if calls and role != "assistant":
+        raise ValueError(f"tool_calls in a message of the {role}: only the assistant's")
+    bodies = [json.dumps(call["function"], ensure_ascii=False) for call in calls]
+    return (content or "") + "".join(f"{CALL}{body}{END_CALL}" for body in bodies)
 
 
 def encode_prompt(tokenizer: Tokenizer, question: str) -> list[int]:

@@ -112,7 +112,11 @@ def rft_trainer(
         [AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)],
         rounds,
         schedule=partial(
-            wsd, total=steps, warmup=5, decay=max(1, steps // 3), floor=0.1
+            wsd,
+            total=steps,
+            warmup=min(5, steps // 4),
+            decay=max(1, steps // 3),
+            floor=0.1,
         ),
         steps=steps,
         loss=total_nll,

@@ -21,6 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from posttrain.alignment import ppo
+
 Aggregate = Literal["sequence", "token", "constant"]
 Estimator = Literal["k1", "k2", "k3"]
 
@@ -111,19 +113,19 @@ def kl_terms(logprobs: Tensor, ref_logprobs: Tensor, kind: Estimator = "k3") -> 
 def clipped_terms(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, objective: Objective
 ) -> Tensor:
-    """The loss of each token: minus the smaller of two surrogates, (B, T).
+    """The loss of each token: PPO's, and with a dual clip at most that many A: (B, T).
 
     advantages: (B, T) or (B, 1). Where the clipped one is taken the gradient is zero:
     the ratio has moved far enough in the direction that its advantage asked for.
     Source: Schulman et al. 2017, eq. 7.
     """
-    ratio = torch.exp(logprobs - old_logprobs)
-    low, high = 1 - objective.clip_low, 1 + objective.clip_high
-    terms = torch.min(ratio * advantages, ratio.clamp(low, high) * advantages)
+    terms = ppo.clipped_terms(
+        logprobs, old_logprobs, advantages, objective.clip_low, objective.clip_high
+    )
     if objective.dual_clip is not None:
-        floor = objective.dual_clip * advantages
-        terms = torch.where(advantages < 0, torch.max(terms, floor), terms)
-    return -terms
+        ceiling = -objective.dual_clip * advantages
+        terms = torch.where(advantages < 0, torch.min(terms, ceiling), terms)
+    return terms
 
 
 def aggregate(terms: Tensor, mask: Tensor, objective: Objective) -> Tensor:

@@ -133,6 +133,18 @@ def value_loss(
     return masked_mean(errors, mask) / 2
 
 
+def next_beta(beta: float, kl: float, target: float, n: int, horizon: int) -> float:
+    """The penalty's weight after n replies with a mean KL of `kl` nats.
+
+    Proportional control in log space: a KL above the target raises beta, by at most a
+    fifth every `horizon` replies. Source: Ziegler et al. 2019, section 2.2.
+    """
+    if target <= 0 or horizon < 1:
+        raise ValueError(f"target={target} must be above 0, horizon={horizon} above 0")
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return beta * (1 + error * n / horizon)
+
+
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1: the critic knows the returns; 0: as good as their mean; it can be negative."""
     missed = (returns - values)[mask].var()

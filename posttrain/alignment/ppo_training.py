@@ -1,18 +1,20 @@
 """PPO on word problems: answer, score, estimate advantages with a critic, learn.
 
-    trainer, rounds = ppo_trainer(model, Recipe(), seed=0)
+    trainer, rounds = ppo_trainer(model, Recipe(), verified, seed=0)
     fit(trainer)
+    rounds.log[-1].reward, rounds.log[-1].kl
 
 The layout is that of `grpo_training`: a round is one batch of answers, `updates` steps
 are taken on it. What is new is the critic, a second model of the policy's size, and a
-reference for the KL. With a reward model that makes the four models of RLHF.
+reference for the KL. `judge` is any function from answers to points, a verifier or a
+reward model; with the latter these are the four models of RLHF.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,11 +27,19 @@ from posttrain.alignment.ppo import (
     explained_variance,
     gae,
     masked_mean,
+    next_beta,
     token_rewards,
     value_loss,
     whiten,
 )
-from posttrain.alignment.rollouts import MAX_NEW, Scores, batch_of, roll_out, score
+from posttrain.alignment.rollouts import (
+    MAX_NEW,
+    Rollout,
+    Scores,
+    batch_of,
+    roll_out,
+    score,
+)
 from posttrain.alignment.verifier import STRICT
 from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty, draw
 from posttrain.foundations.optimizers import AdamW
@@ -39,7 +49,12 @@ from posttrain.foundations.trainer import Trainer
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run. beta: weight of the KL to the model that training began with."""
+    """One run.
+
+    beta: weight of the KL to the model that training began with; target_kl: nats a
+    reply that beta is steered to (`ppo.next_beta`), None leaves beta as it is.
+    critic: False puts zeros in the place of its values.
+    """
 
     difficulty: Difficulty = FOUR_STEPS
     prompts: int = 128  # problems a round, one answer each
@@ -53,6 +68,9 @@ class Recipe:
     value_clip: float | None = None
     value_weight: float = 1.0
     beta: float = 0.0
+    target_kl: float | None = None
+    horizon: int = 2000  # answers over which beta changes by a fifth at most
+    critic: bool = True
     max_new: int = MAX_NEW
 
 
@@ -96,7 +114,7 @@ class Experience:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round looked like.
+    """What one round looked like: the verifier's scores and the mean reward.
 
     kl: nats a reply from the reference, by the answers themselves (k1).
     explained: how much of the returns' variance the critic foresaw.
@@ -106,22 +124,34 @@ class Round:
     reward: float
     kl: float
     explained: float
+    beta: float  # the penalty's weight in this round
+
+
+Judge = Callable[[Sequence[Rollout]], Sequence[float]]
+
+
+def verified(rollouts: Sequence[Rollout]) -> list[float]:
+    """The strict verifier's points for each answer."""
+    return [STRICT(r.reply, r.problem.answer) for r in rollouts]
 
 
 class Rounds:
     """The batches of a PPO run: every `updates` steps the policy answers anew.
 
-    reward: reward(reply, right answer) -> points. `log` has a `Round` for each round.
+    judge: judge(answers) -> points for each. `log` has a `Round` for each round;
+    `on_round`, where given, is called with the round's answers.
     """
 
     def __init__(
         self,
         model: ActorCritic,
         recipe: Recipe,
-        reward: Callable[[str, int], float] = STRICT,
+        judge: Judge = verified,
         seed: int = 0,
+        on_round: Callable[[list[Rollout]], None] | None = None,
     ):
-        self.model, self.recipe, self.reward, self.seed = model, recipe, reward, seed
+        self.model, self.recipe, self.judge, self.seed = model, recipe, judge, seed
+        self.on_round, self.beta = on_round, recipe.beta
         self.reference = copy.deepcopy(model.policy).eval()
         self.log: list[Round] = []
 
@@ -146,22 +176,28 @@ class Rounds:
         device = next(policy.parameters()).device
         generator = torch.Generator(device).manual_seed(rng.getrandbits(60))
         rollouts = roll_out(policy, asked, generator=generator, max_new=recipe.max_new)
-        earned = [self.reward(r.reply, r.problem.answer) for r in rollouts]
-        points = torch.tensor(earned, device=device)  # (B,)
+        if self.on_round:
+            self.on_round(rollouts)
+        points = torch.tensor(self.judge(rollouts), device=device)  # (B,)
         batch = batch_of(rollouts, device)
         old = completion_logprobs(policy, batch)
         ref = completion_logprobs(self.reference, batch)
-        values = self.model.values(batch)
-        rewards = token_rewards(points, old, ref, batch.mask, recipe.beta)
+        values = self.model.values(batch) * recipe.critic
+        rewards = token_rewards(points, old, ref, batch.mask, self.beta)
         advantages, returns = gae(rewards, values, batch.mask, recipe.gamma, recipe.lam)
+        kl = (old - ref).sum(dim=1).mean().item()
         self.log.append(
             Round(
                 score(rollouts),
                 points.mean().item(),
-                (old - ref).sum(dim=1).mean().item(),
+                kl,
                 explained_variance(values, returns, batch.mask).item(),
+                self.beta,
             )
         )
+        if recipe.target_kl is not None:
+            n = len(rollouts)
+            self.beta = next_beta(self.beta, kl, recipe.target_kl, n, recipe.horizon)
         return Experience(batch, old, values, whiten(advantages, batch.mask), returns)
 
 
@@ -188,12 +224,13 @@ def loss_of(recipe: Recipe, model: ActorCritic, experience: Experience) -> Tenso
 def ppo_trainer(
     policy: nn.Module,
     recipe: Recipe,
-    reward: Callable[[str, int], float] = STRICT,
+    judge: Judge = verified,
     seed: int = 0,
+    on_round: Callable[[list[Rollout]], None] | None = None,
 ) -> tuple[Trainer, Rounds]:
     """A trainer that runs PPO on `policy`, and the rounds that it plays."""
     model = ActorCritic(policy)
-    rounds = Rounds(model, recipe, reward, seed)
+    rounds = Rounds(model, recipe, judge, seed, on_round)
     steps = recipe.rounds * recipe.updates
     groups = [
         {"params": list(model.policy.parameters()), "lr": recipe.lr},
@@ -204,7 +241,11 @@ def ppo_trainer(
         [AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)],
         rounds,
         schedule=partial(
-            wsd, total=steps, warmup=5, decay=max(1, steps // 3), floor=0.1
+            wsd,
+            total=steps,
+            warmup=min(5, steps // 4),
+            decay=max(1, steps // 3),
+            floor=0.1,
         ),
         steps=steps,
         loss=partial(loss_of, recipe),

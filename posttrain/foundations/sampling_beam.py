@@ -9,7 +9,7 @@ that reads the keys of another text is silently wrong.
 
 Ended beams are compared by logprob / length ** length_penalty, the formula of
 `transformers`, whose results these are with `early_stopping="never"`. Source of the
-penalty's idea: Wu et al. 2016, section 7.
+penalty's idea: Wu et al. 2016, where they describe their decoder.
 
 Not covered here: groups of diverse beams, constraints, drawing among the beams.
 """

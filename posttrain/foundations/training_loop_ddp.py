@@ -5,15 +5,15 @@
 Each process ("rank") holds the whole model and its own rows of the batch. After
 backward the gradients are added up over the ranks, by messages in a ring, and all take
 the same step. At the end the program compares the weights with those that one process
-gets from whole batches, and with those of a run that averages means.
-
-PyTorch's own is `torch.nn.parallel.DistributedDataParallel`: the same sum, in buckets
+gets from whole batches, with those of a run that averages means, and with those of
+`torch.nn.parallel.DistributedDataParallel`, PyTorch's own: the same sum, in buckets
 that are sent while backward still computes.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import sys
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from posttrain.foundations.batches import Batch, Windows, target_count, total_loss
 from posttrain.foundations.language_model import IGNORE
@@ -32,6 +33,7 @@ from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.optimizers_groups import clip_grad_norm
 
 LR = 0.3  # learning rate
+WAYS = ("tokens", "ranks", "pytorch")
 Reduce = Callable[[Tensor], None]  # adds a tensor up over all ranks, in place
 Exchange = Callable[[Tensor, int, Tensor, int], None]
 
@@ -87,7 +89,25 @@ def parallel_step(
     reduce(flat)
     for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
         g.copy_(part.view_as(g))
-    clip_grad_norm(model.parameters(), 1.0)  # after the sum: the length of the whole
+    descend(model)
+
+
+def pytorch_step(
+    model: DistributedDataParallel, batch: Batch, reduce: Reduce, ranks: int
+) -> None:
+    """The same step by PyTorch's own: `backward` itself leaves the mean over ranks.
+
+    Mean, not sum: so the loss is multiplied by the number of ranks.
+    """
+    size = torch.tensor([float(target_count(batch))])
+    reduce(size)
+    (total_loss(model, batch) * ranks / size.item()).backward()
+    descend(model)
+
+
+def descend(model: nn.Module) -> None:
+    """Clip, after the sum: the length of the whole. Then step, and forget."""
+    clip_grad_norm(model.parameters(), 1.0)
     with torch.no_grad():
         for p in model.parameters():
             p -= LR * p.grad
@@ -97,13 +117,20 @@ def parallel_step(
 def train(
     steps: int, rank: int, ranks: int, reduce: Reduce, average: str = "tokens"
 ) -> Tensor:
-    """A tiny model on rows rank, rank + ranks, ... of each batch; its weights (P,)."""
+    """A tiny model on rows rank, rank + ranks, ... of each batch; its weights (P,).
+
+    average: as in `parallel_step`, or "pytorch" for `pytorch_step`.
+    """
     torch.manual_seed(0)  # all ranks begin with the same weights
     model = GPT(GPTConfig(V=31, T=16, C=32, L=2, H=2, H_kv=1))
+    wrapped = DistributedDataParallel(model) if average == "pytorch" else None
     for step in range(steps):
         inputs, targets = uneven_batch(step)
         mine = inputs[rank::ranks], targets[rank::ranks]
-        parallel_step(model, mine, reduce, ranks, average)
+        if wrapped is not None:
+            pytorch_step(wrapped, mine, reduce, ranks)
+        else:
+            parallel_step(model, mine, reduce, ranks, average)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -117,7 +144,7 @@ def uneven_batch(step: int) -> Batch:
 
 
 def worker(rank: int, ranks: int, steps: int, folder: str) -> None:
-    """One process: joins the group, trains in both ways, rank 0 keeps the weights."""
+    """One process: joins the group, trains in all ways, rank 0 keeps the weights."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks
@@ -126,18 +153,21 @@ def worker(rank: int, ranks: int, steps: int, folder: str) -> None:
     def reduce(tensor: Tensor) -> None:
         ring_all_reduce(tensor, rank, ranks, exchange_by_gloo)
 
-    found = {way: train(steps, rank, ranks, reduce, way) for way in ("tokens", "ranks")}
+    found = {way: train(steps, rank, ranks, reduce, way) for way in WAYS}
     if rank == 0:
         torch.save(found, f"{folder}/weights.pt")
     dist.destroy_process_group()
 
 
 def compare(ranks: int, steps: int) -> dict:
-    """Largest difference of a weight from one process's, for both ways to average.
+    """Largest difference of a weight from one process's, for each of `WAYS`.
 
+    "from_pytorch" compares "tokens" with "pytorch", several processes with several.
     Forks, so call it before this process has used autograd or several threads.
     Raises RuntimeError where a rank fails.
     """
+    # DistributedDataParallel loads it when it is made: once here, not in each process.
+    importlib.import_module("torch._dynamo")
     with tempfile.TemporaryDirectory() as folder:
         fork = multiprocessing.get_context("fork")
         arguments = [(rank, ranks, steps, folder) for rank in range(ranks)]
@@ -151,6 +181,8 @@ def compare(ranks: int, steps: int) -> dict:
         found = torch.load(Path(folder) / "weights.pt", weights_only=True)
     alone = train(steps, 0, 1, reduce=lambda tensor: None)
     apart = {way: (w - alone).abs().max().item() for way, w in found.items()}
+    gap = found["tokens"] - found["pytorch"]
+    apart["from_pytorch"] = gap.abs().max().item()
     return {"ranks": ranks, "steps": steps, "difference": apart}
 
 

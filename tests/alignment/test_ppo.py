@@ -11,6 +11,7 @@ from posttrain.alignment.ppo import (
     gae,
     last_place,
     masked_mean,
+    next_beta,
     token_rewards,
     value_loss,
     whiten,
@@ -132,6 +133,15 @@ def test_the_value_loss_by_hand():
     # a jump past the return does not look better than it is
     closer = value_loss(torch.tensor([[0.1, 0.0, 0.0]]), old, returns, mask, clip=0.2)
     assert closer == pytest.approx((1.9**2 + 1) / 4)
+
+
+def test_the_controller_by_hand():
+    assert next_beta(0.2, 6.0, 6.0, 256, 1000) == pytest.approx(0.2)
+    assert next_beta(0.2, 6.6, 6.0, 500, 1000) == pytest.approx(0.2 * 1.05)
+    assert next_beta(0.2, 99.0, 6.0, 1000, 1000) == pytest.approx(0.24)
+    assert next_beta(0.2, 0.0, 6.0, 1000, 1000) == pytest.approx(0.16)
+    with pytest.raises(ValueError, match="target=0"):
+        next_beta(0.2, 1.0, 0, 1, 1)
 
 
 def test_explained_variance(numbers):

@@ -1,5 +1,6 @@
 """The loops of PPO and of expert iteration: what each step learns from."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,9 +25,9 @@ def model() -> GPT:
     return GPT(config)
 
 
-def starts_with_a_letter(reply: str, answer: int) -> float:
+def starts_with_a_letter(rollouts: Sequence[Rollout]) -> list[float]:
     """A reward that random replies earn sometimes."""
-    return float(reply[0].isalpha())
+    return [float(r.reply[0].isalpha()) for r in rollouts]
 
 
 def test_ppo_raises_its_reward(model):
@@ -63,6 +64,35 @@ def test_the_critic_shares_nothing_with_the_policy(model):
     both = ppo_training.ActorCritic(model)
     policy = {id(p) for p in both.policy.parameters()}
     assert not policy & {id(p) for p in both.critic.parameters()}
+
+
+def test_beta_is_steered_to_its_target(model):
+    recipe = replace(PPO, rounds=12, beta=0.1, target_kl=1e3, horizon=PPO.prompts)
+    trainer, rounds = ppo_training.ppo_trainer(model, recipe, starts_with_a_letter)
+    fit(trainer)  # far below the target: beta falls by a fifth a round
+    betas = [round.beta for round in rounds.log]
+    assert betas == pytest.approx([0.1 * 0.8**i for i in range(12)])
+
+
+def test_without_a_critic_the_first_advantage_is_the_reward(model):
+    recipe = replace(PPO, critic=False, lam=1.0)
+    trainer, rounds = ppo_training.ppo_trainer(model, recipe, starts_with_a_letter)
+    trainer.train_step()
+    trainer.train_step()
+    later = rounds.play(1)
+    assert not later.old_values.any()
+    points = later.returns.gather(1, later.batch.mask.long().argmax(1, keepdim=True))
+    assert set(points[:, 0].tolist()) <= {0.0, 1.0}
+
+
+def test_the_judge_sees_the_answers_of_each_round(model):
+    seen = []
+    recipe = replace(PPO, rounds=2)
+    trainer, _ = ppo_training.ppo_trainer(
+        model, recipe, starts_with_a_letter, on_round=seen.append
+    )
+    fit(trainer)
+    assert [len(rollouts) for rollouts in seen] == [PPO.prompts] * 2
 
 
 def test_rounds_are_a_function_of_seed_and_model(model):

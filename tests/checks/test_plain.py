@@ -32,6 +32,7 @@ TENSORS = [
     torch.randn(2, dtype=torch.float16),
     torch.randn(2, dtype=torch.complex64).conj(),
     torch.tensor([math.nan, math.inf]),
+    torch.randn(1, 2)[:, 0],  # one item with a stride of 2: contiguous, says PyTorch
 ]
 
 
@@ -54,6 +55,12 @@ def test_tensors_survive_and_share_nothing(tensor):
     torch.testing.assert_close(again, tensor, rtol=0, atol=0, equal_nan=True)
     if again.numel():
         assert again.data_ptr() != tensor.data_ptr()
+
+
+def test_a_lone_element_with_a_stride_survives():
+    taken = torch.arange(4.0).view(2, 2)[:1, 0]
+    assert taken.stride() == (2,)
+    assert plain.copy(taken).tolist() == [0.0]
 
 
 def test_a_parameter_becomes_a_plain_tensor():

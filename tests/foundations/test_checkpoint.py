@@ -1,10 +1,9 @@
 """A checkpoint is whole or not there; each fault has a message and harms no other."""
 
 import json
+import multiprocessing
 import resource
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -113,35 +112,28 @@ def test_no_code_of_the_file_runs(tmp_path, capsys):
     assert "this ran" not in capsys.readouterr().out
 
 
-SAVE = """
-import sys
-from pathlib import Path
-import torch
-from posttrain.foundations import checkpoint as cp
-try:
-    cp.save(Path(sys.argv[1]), 2, {"w": torch.zeros(int(sys.argv[2]))}, {})
-except cp.CheckpointError as error:
-    print(error)
-"""
+def save_on_a_small_disk(folder, said):
+    """In a process of its own: the system refuses bytes beyond 1 MB of a file."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+    try:
+        cp.save(folder, 2, {"w": torch.zeros(10**6)}, {})
+    except CheckpointError as error:
+        said.send(str(error))
 
 
 def test_a_full_disk_leaves_the_last_one_whole(tmp_path):
-    """The system refuses bytes beyond 1 MB, as a disk does that is full."""
     cp.save(tmp_path, 1, state(1), {})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-    def small_disk():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
-
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE, str(tmp_path), str(10**6)],
-        capture_output=True,
-        text=True,
-        preexec_fn=small_disk,
-    )
-    assert "the checkpoint of step 2 could not be written" in done.stdout, done.stderr
-    assert "The one of step 1 is whole" in done.stdout
+    fork = multiprocessing.get_context("fork")
+    heard, said = fork.Pipe(duplex=False)
+    child = fork.Process(target=save_on_a_small_disk, args=(tmp_path, said))
+    child.start()
+    said.close()  # if the child says nothing, to receive is an EOFError
+    message = heard.recv()
+    child.join()
+    assert "the checkpoint of step 2 could not be written" in message
+    assert "The one of step 1 is whole" in message
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert after == before and cp.load(tmp_path)["step"] == 1
 

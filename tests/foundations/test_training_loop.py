@@ -1,10 +1,9 @@
 """The command line: a run that is killed and resumed is the undisturbed one."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -22,11 +21,6 @@ TINY = [
     *("--preset", "ci", "--device", "cpu", "--steps", str(STEPS), "--T", "16"),
     *("--dropout", "0.2", "--eval-every", "12", "--save-every", "6"),
 ]
-
-
-def command(out, *more):
-    program = [sys.executable, "-m", "posttrain.foundations.training_loop"]
-    return [*program, *TINY, "--out", str(out), *more]
 
 
 def run(out, *more):
@@ -59,12 +53,14 @@ def assert_same_run(folder, undisturbed):
 
 def test_killed_and_resumed_is_bit_identical(tmp_path, undisturbed):
     """Killed at a moment that nobody chose, somewhere after its first checkpoint."""
-    process = subprocess.Popen(command(tmp_path), stdout=subprocess.DEVNULL)
+    process = multiprocessing.get_context("fork").Process(target=run, args=(tmp_path,))
+    process.start()
     while not checkpoint.steps(tmp_path):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.002)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert checkpoint.steps(tmp_path)[-1] < STEPS
     assert run(tmp_path, "--resume") == 0
     assert_same_run(tmp_path, undisturbed)

@@ -20,6 +20,23 @@ function wrapTables() {
   }
 }
 
+// A browser may break a line between a formula and the comma or bracket beside it.
+function keepPunctuation() {
+  for (const formula of document.querySelectorAll("article.bd-article span.math")) {
+    const [before, after] = [formula.previousSibling, formula.nextSibling];
+    const text = (node) => (node?.nodeType === Node.TEXT_NODE ? node.data : "");
+    const open = text(before).match(/[(\[“]$/)?.[0] ?? "";
+    const close = text(after).match(/^[^\s\w]{1,3}/)?.[0] ?? "";
+    if (!open && !close) continue;
+    if (open) before.data = before.data.slice(0, -open.length);
+    if (close) after.data = after.data.slice(close.length);
+    const whole = document.createElement("span");
+    whole.className = "keep";
+    formula.replaceWith(whole);
+    whole.append(open, formula, close);
+  }
+}
+
 function makeScrollable() {
   for (const box of document.querySelectorAll(SCROLLING)) {
     const scrolls = box.scrollWidth > box.clientWidth + 1;
@@ -45,6 +62,7 @@ function nameCopyButtons() {
 
 document.addEventListener("DOMContentLoaded", () => {
   wrapTables();
+  keepPunctuation();
   nameColourMode();
   new MutationObserver(nameColourMode).observe(document.documentElement, {
     attributeFilter: ["data-mode"],
