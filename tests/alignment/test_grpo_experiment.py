@@ -90,7 +90,8 @@ def test_the_clock_does_not_run_while_the_model_is_evaluated(monkeypatch):
 
 
 def test_every_preset_measures_every_fault_and_method():
-    for setup in experiment.PRESETS.values():
+    for name in ("ci", "cpu", "t4", "h200"):
+        setup = experiment.PRESETS[name]
         assert setup.faults == tuple(FAULTS) and setup.methods == tuple(METHODS)
 
 
@@ -99,7 +100,7 @@ def test_an_unknown_preset_is_named():
         experiment.run("huge", 0)
 
 
-@pytest.mark.parametrize("preset", experiment.PRESETS)
+@pytest.mark.parametrize("preset", ["ci", "cpu", "t4", "h200"])
 def test_questions_and_answers_fit_the_model(preset):
     setup = experiment.PRESETS[preset]
     recipe = chat_sft_artifact.recipe_of(setup.cold)
