@@ -130,6 +130,21 @@ def test_a_kept_run_counts_only_for_the_same_code(experiment, tmp_path):
     assert m._read(copy, "cpu", 0) is None
 
 
+def test_code_that_changes_meanwhile_is_said(experiment, tmp_path, monkeypatch):
+    copy = m.Experiment("attention", "foundations", tmp_path)
+    shutil.copytree(experiment.root / "posttrain", tmp_path / "posttrain")
+    for seed in (0, 1, 2):
+        m._write(m._part(copy, "cpu", seed), {"version": 3, "code": copy.code})
+
+    def edit(*_, **__):  # in the place of the runs
+        copy.path.write_text(EXPERIMENT.replace("seed / 10", "seed / 5"))
+
+    monkeypatch.setattr(m, "run_all", edit)
+    with pytest.raises(m.MeasureError, match=r"changed while seeds \[0, 1, 2\] ran"):
+        m.measure(copy, "cpu", [0, 1, 2])
+    assert m._part(copy, "cpu", 0).exists()  # nothing is thrown away
+
+
 def test_seeds_that_saw_different_data_are_not_mixed(experiment):
     parts = [
         {"version": 3, "hardware": {}, "versions": {}, "data": [{"sha256": sha}]}
