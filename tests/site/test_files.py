@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src"}
+STRAY = re.compile(r"&lt;[\w.]+[^&]* at 0x[0-9a-f]+|/tmp/\w+")  # what a cell returned
 OWN_WEIGHT = 1_500_000  # bytes of one page, beside what all pages share
 
 
@@ -66,6 +67,13 @@ def test_internal_links_lead_somewhere(html):
             if parts.fragment and target in parsed:
                 anchors = parsed[target].anchors
                 assert unquote(parts.fragment) in anchors, f"{path}: {address}"
+
+
+def test_no_page_shows_a_value_that_nobody_meant(html):
+    """A last line that returns an object or a path shows it; it changes every build."""
+    for path in pages(html):
+        stray = STRAY.search(path.read_text("utf-8"))
+        assert stray is None, f"{path.relative_to(html)} shows {stray[0]}"
 
 
 def test_a_page_is_light(html):
