@@ -13,6 +13,7 @@ import itertools
 import torch
 import torch.nn.functional as F
 
+from posttrain.checks.draws import whole
 from posttrain.checks.mistakes.chat_sft import MISTAKES
 from posttrain.checks.task import Task
 
@@ -20,11 +21,6 @@ IGNORE = -100
 ROLES = ("system", "user", "assistant", "tool")
 WORDS = ("Hi", " 12 ", "a\nb", "", "<|end|>", "<|assistant|>7", "<think>", "ü")
 OWN = ("<think>1+2=3</think>3", "4<|user|>", "</think> ok", "5", "", "<|end|>6")
-
-
-def whole(rng, low, high):
-    """A random integer in low ... high - 1."""
-    return int(torch.randint(low, high, (), generator=rng))
 
 
 def pick(rng, items):

@@ -13,6 +13,7 @@ import math
 
 import torch
 
+from posttrain.checks.draws import uniform
 from posttrain.checks.mistakes.dpo import MISTAKES
 from posttrain.checks.task import TOLERANCE, Task
 
@@ -22,11 +23,6 @@ NO_AUTOGRAD = ("torch.autograd.grad", "Tensor.backward", "torch.func.grad")
 def sizes(rng, low, high, count):
     """`count` random whole numbers, low <= n < high."""
     return [int(n) for n in torch.randint(low, high, (count,), generator=rng)]
-
-
-def uniform(rng, low, high):
-    """One number, low <= x < high."""
-    return low + (high - low) * torch.rand((), generator=rng).item()
 
 
 # ---------------------------------------------------------- sequence_logprobs

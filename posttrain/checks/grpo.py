@@ -12,15 +12,11 @@ import math
 
 import torch
 
+from posttrain.checks.draws import whole
 from posttrain.checks.mistakes.grpo import MISTAKES
 from posttrain.checks.task import TOLERANCE, Task
 
 EPS = 1e-4
-
-
-def whole(rng, low, high):
-    """A random integer in low ... high - 1."""
-    return int(torch.randint(low, high, (), generator=rng))
 
 
 def some_mask(rng, B, T):

@@ -120,7 +120,8 @@ def exercises() -> list[str]:
     """The slugs that have a module of checks."""
     import posttrain.checks as package
 
-    shared = {"attempt", "compare", "forbid", "judge", "mistakes", "plain", "task"}
+    shared = {"attempt", "compare", "draws", "forbid", "judge"}
+    shared |= {"mistakes", "plain", "task"}
     found = {module.name for module in pkgutil.iter_modules(package.__path__)}
     return sorted(found - shared)
 

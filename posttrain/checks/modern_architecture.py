@@ -12,14 +12,9 @@ import math
 import numpy as np
 import torch
 
+from posttrain.checks.draws import whole
 from posttrain.checks.mistakes.modern_architecture import MISTAKES
 from posttrain.checks.task import TOLERANCE, Task
-
-
-def integer(rng, low, high):
-    """One integer of low ... high - 1."""
-    return int(torch.randint(low, high, (), generator=rng))
-
 
 # ------------------------------------------------------------------- rms_norm
 
@@ -40,7 +35,7 @@ def norm_cases(rng, hidden):
     yield case(4, 8, size=400.0, dtype=torch.float16)  # squares are above 65504
     yield case(4, 8, dtype=torch.bfloat16)
     for _ in range(3 if hidden else 1):
-        B, T, C = (integer(rng, 1, 9) for _ in range(3))
+        B, T, C = (whole(rng, 1, 9) for _ in range(3))
         yield case(B, T, C)
 
 
@@ -71,9 +66,9 @@ def rotate_cases(rng, hidden):
     yield case(2, 2, [5, 2, 11], 6, 500.0)
     yield case(1, 2, [0, 250, 391], 8, 50.0, torch.bfloat16)
     for _ in range(3 if hidden else 1):
-        start, T = integer(rng, 0, 30), integer(rng, 1, 10)
-        D = 2 * integer(rng, 2, 6)
-        yield case(2, 2, list(range(start, start + T)), D, 10.0 ** integer(rng, 1, 5))
+        start, T = whole(rng, 0, 30), whole(rng, 1, 10)
+        D = 2 * whole(rng, 2, 6)
+        yield case(2, 2, list(range(start, start + T)), D, 10.0 ** whole(rng, 1, 5))
 
 
 def drive_rotate(answer, x, positions, base):
@@ -101,7 +96,7 @@ def reference_rotate(x, positions, base):
 def alibi_cases(rng, hidden):
     yield from [(1, 1), (1, 3), (2, 3), (8, 4), (3, 3), (6, 2), (12, 3)]
     for _ in range(5 if hidden else 2):
-        yield integer(rng, 1, 40), integer(rng, 1, 9)
+        yield whole(rng, 1, 40), whole(rng, 1, 9)
 
 
 def drive_alibi(answer, n_heads, t):
@@ -147,7 +142,7 @@ def swiglu_cases(rng, hidden):
     yield case(2, 3, 4, F=6, size=4.0)
     yield case(3, 4, F=5, dtype=torch.float64)
     for _ in range(3 if hidden else 1):
-        yield case(2, integer(rng, 1, 6), integer(rng, 1, 9), F=integer(rng, 1, 12))
+        yield case(2, whole(rng, 1, 6), whole(rng, 1, 9), F=whole(rng, 1, 12))
 
 
 def drive_swiglu(answer, x, w_gate, w_up, w_down):
@@ -179,9 +174,9 @@ def gqa_cases(rng, hidden):
     yield case(2, 4, 2, 1, 5, 4)  # a cached step
     yield case(1, 6, 3, 2, 6, 4, torch.float64)
     for _ in range(3 if hidden else 1):
-        H_kv, T_q = integer(rng, 1, 4), integer(rng, 1, 6)
-        H, past = H_kv * integer(rng, 1, 4), integer(rng, 0, 5)
-        yield case(2, H, H_kv, T_q, T_q + past, integer(rng, 2, 9))
+        H_kv, T_q = whole(rng, 1, 4), whole(rng, 1, 6)
+        H, past = H_kv * whole(rng, 1, 4), whole(rng, 0, 5)
+        yield case(2, H, H_kv, T_q, T_q + past, whole(rng, 2, 9))
 
 
 def drive_gqa(answer, q, k, v):
@@ -216,8 +211,8 @@ def window_cases(rng, hidden):
     yield from [(1, 1, 1), (3, 3, 1), (4, 4, 2), (5, 5, 3), (3, 3, 9), (1, 5, 3)]
     yield from [(2, 5, 3), (4, 4, 4)]
     for _ in range(6 if hidden else 2):
-        t_q, past = integer(rng, 1, 8), integer(rng, 0, 8)
-        yield t_q, t_q + past, integer(rng, 1, 8)
+        t_q, past = whole(rng, 1, 8), whole(rng, 0, 8)
+        yield t_q, t_q + past, whole(rng, 1, 8)
 
 
 def drive_window(answer, t_q, t_k, window):
@@ -247,8 +242,8 @@ def cache_cases(rng, hidden):
     yield case(1, 2, [1, 1, 1, 1], 4)
     yield case(2, 2, [4, 1, 3, 1], 6)
     for _ in range(3 if hidden else 1):
-        chunks = torch.randint(1, 5, (integer(rng, 2, 5),), generator=rng).tolist()
-        yield case(2, 3, chunks, 4, 10.0 ** integer(rng, 1, 4))
+        chunks = torch.randint(1, 5, (whole(rng, 2, 5),), generator=rng).tolist()
+        yield case(2, 3, chunks, 4, 10.0 ** whole(rng, 1, 4))
 
 
 def drive_cache(answer, q, k, v, chunks, base):
@@ -296,15 +291,15 @@ def bytes_cases(rng, hidden):
     yield 4, 10, 2, 8, 2, 16, 1  # the text is shorter than the window
     yield 6, 64, 1, 16, 1, 8, 0  # no global layer
     for _ in range(5 if hidden else 2):
-        layers = integer(rng, 1, 9)
+        layers = whole(rng, 1, 9)
         yield (
             layers,
-            integer(rng, 1, 99),
-            integer(rng, 1, 9),
-            2 * integer(rng, 1, 9),
+            whole(rng, 1, 99),
+            whole(rng, 1, 9),
+            2 * whole(rng, 1, 9),
             2,
-            integer(rng, 1, 60),
-            integer(rng, 0, layers + 1),
+            whole(rng, 1, 60),
+            whole(rng, 0, layers + 1),
         )
 
 

@@ -13,14 +13,9 @@ import math
 
 import torch
 
+from posttrain.checks.draws import whole
 from posttrain.checks.mistakes.optimizers import MISTAKES
 from posttrain.checks.task import TOLERANCE, Task
-
-
-def whole(rng, low, high):
-    """A random integer in low ... high - 1."""
-    return int(torch.randint(low, high, (), generator=rng))
-
 
 # ---------------------------------------------------------------- sgd_step
 

@@ -13,18 +13,9 @@ from fractions import Fraction
 
 import torch
 
+from posttrain.checks.draws import uniform, whole
 from posttrain.checks.mistakes.ppo import MISTAKES
 from posttrain.checks.task import Task
-
-
-def whole(rng, low, high):
-    """A random integer in low ... high - 1."""
-    return int(torch.randint(low, high, (), generator=rng))
-
-
-def uniform(rng, low, high):
-    """A random float in low ... high."""
-    return low + (high - low) * torch.rand((), generator=rng).item()
 
 
 def normal(rng, B, T, dtype=torch.float32):

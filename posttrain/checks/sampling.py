@@ -14,16 +14,12 @@ from fractions import Fraction
 
 import torch
 
+from posttrain.checks.draws import whole
 from posttrain.checks.mistakes.sampling import MISTAKES
 from posttrain.checks.task import TOLERANCE, Task
 
 CUT = float("-inf")
 DRAWS = 20_000  # a row
-
-
-def whole(rng, low, high):
-    """A random integer in low ... high - 1."""
-    return int(torch.randint(low, high, (), generator=rng))
 
 
 def by_row(logits, rule):

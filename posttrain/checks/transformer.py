@@ -17,13 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from posttrain.checks.draws import whole
 from posttrain.checks.mistakes.transformer import MISTAKES
 from posttrain.checks.task import TOLERANCE, Task
-
-
-def whole(rng, low, high):
-    """A random integer in low ... high - 1."""
-    return int(torch.randint(low, high, (), generator=rng))
 
 
 def draw(rng, *shape, size=1.0):
