@@ -10,15 +10,20 @@ and the mask: the loss counts the reply, its end mark included, and not the prom
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 
 from torch import nn
 
 from posttrain.alignment.chat_template import encode_prompt, encode_reply
-from posttrain.alignment.completions import Completions, collate, count, total_nll
+from posttrain.alignment.completions import (
+    Completions,
+    collate,
+    count,
+    epoch_rows,
+    total_nll,
+)
 from posttrain.alignment.word_problem_tokenizer import tokenizer
 from posttrain.foundations.optimizers_groups import muon_and_adamw
 from posttrain.foundations.optimizers_schedules import wsd
@@ -58,9 +63,8 @@ class Pool:
 
     def __call__(self, step: int, micro: int = 0) -> Completions:
         """Batch `step`: the next B of this epoch's order (a short rest is left out)."""
-        epoch, place = divmod(step, len(self.prompts) // self.B)
-        order = _order(len(self.prompts), f"{self.seed} {epoch} {micro}")
-        return self.batch(order[place * self.B : (place + 1) * self.B])
+        n = len(self.prompts)
+        return self.batch(epoch_rows(n, self.B, self.seed, step, micro))
 
     def batch(self, rows: Sequence[int]) -> Completions:
         """Some demonstrations as a batch."""
@@ -70,14 +74,6 @@ class Pool:
             tokenizer().special_id(PAD),
             device=self.device,
         )
-
-
-@lru_cache(maxsize=8)
-def _order(n: int, seed: str) -> list[int]:
-    """0 ... n - 1, shuffled; kept, because every batch of an epoch asks for it."""
-    order = list(range(n))
-    random.Random(seed).shuffle(order)
-    return order
 
 
 def whole_sequences(pool: Pool) -> Pool:

@@ -10,8 +10,11 @@ tokens costs no logits.
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +78,34 @@ def collate(
     return Completions(tokens.to(device), targets.to(device))
 
 
+def collate_pairs(
+    prompts: Sequence[Sequence[int]],
+    chosen: Sequence[Sequence[int]],
+    rejected: Sequence[Sequence[int]],
+    pad: int,
+    device: str | torch.device = "cpu",
+) -> Completions:
+    """B pairs as 2 B rows: all the chosen completions, then all the rejected ones."""
+    return collate([*prompts, *prompts], [*chosen, *rejected], pad, device=device)
+
+
+def epoch_rows(n: int, B: int, seed: int, step: int, micro: int = 0) -> list[int]:
+    """Which B of n rows batch `micro` of step `step` takes.
+
+    Every epoch shows each row once, in an order of its own; a short rest is left out.
+    """
+    epoch, place = divmod(step, n // B)
+    return _order(n, f"{seed} {epoch} {micro}")[place * B : (place + 1) * B]
+
+
+@lru_cache(maxsize=8)
+def _order(n: int, seed: str) -> list[int]:
+    """0 ... n - 1, shuffled; kept, because every batch of an epoch asks for it."""
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    return order
+
+
 def completion_logprobs(
     model: nn.Module, batch: Completions, temperature: float = 1.0
 ) -> Tensor:
@@ -94,6 +125,12 @@ def completion_logits(model: nn.Module, batch: Completions) -> Tensor:
 def total_nll(model: nn.Module, batch: Completions) -> Tensor:
     """Minus the log-probability of all targets, summed: the loss of SFT."""
     return -completion_logprobs(model, batch).sum()
+
+
+@torch.no_grad()
+def perplexity(model: nn.Module, batch: Completions) -> float:
+    """The exponential of the mean nats that a target takes the model."""
+    return math.exp(total_nll(model, batch).item() / count(batch))
 
 
 def count(batch: Completions) -> int:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from posttrain.alignment.chat_sft import Pool, sft_trainer
 from posttrain.alignment.dpo_displacement import influence, pulls
-from posttrain.alignment.dpo_measures import Exam, agreement
+from posttrain.alignment.dpo_measures import Exam
 from posttrain.alignment.dpo_preferences import (
     EASY,
     style_pairs,
@@ -47,6 +47,7 @@ from posttrain.alignment.dpo_training import (
     pair_logprobs,
 )
 from posttrain.alignment.reward_model import RewardModel
+from posttrain.alignment.reward_model_measures import accuracy
 from posttrain.alignment.reward_model_training import (
     PairPool,
     Preference,
@@ -273,7 +274,7 @@ def _point(curve: dict[str, list], step: int, loss: float | None, ratios: Tensor
     curve["loss"].append(None if loss is None else round(loss, 4))
     curve["chosen"].append(round(ratios[0].mean().item(), 3))
     curve["rejected"].append(round(ratios[1].mean().item(), 3))
-    curve["accuracy"].append(round(agreement(ratios[0] - ratios[1]), 3))
+    curve["accuracy"].append(round(accuracy(ratios[0] - ratios[1]), 3))
 
 
 def explicit(sft: GPT, shown: list[Preference], setup: Preset) -> RewardModel:
@@ -308,9 +309,9 @@ def agreements(
         theirs = better - worse
         rows[kind] = rounded(
             {
-                "implicit": agreement(ours),
-                "explicit": agreement(theirs),
-                "together": agreement(ours * theirs),
+                "implicit": accuracy(ours),
+                "explicit": accuracy(theirs),
+                "together": accuracy(ours * theirs),
                 "margin": ours.mean().item(),
             }
         )

@@ -10,14 +10,13 @@ by broken text that happens to please, so the win-rate never stands alone here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from posttrain.alignment.completions import completion_logprobs, count
+from posttrain.alignment import completions
 from posttrain.alignment.dpo_judge import Judge, ScoreJudge, win_rate
 from posttrain.alignment.rollouts import Rollout, batch_of, roll_out
 from posttrain.alignment.word_problem_styles import read
@@ -93,9 +92,4 @@ def perplexity(model: nn.Module, rollouts: Sequence[Rollout]) -> float:
     """exp of the mean nats a token that `model` needs for these replies."""
     device = next(model.parameters()).device
     batch = batch_of(rollouts, device)
-    return math.exp(-completion_logprobs(model, batch).sum().item() / count(batch))
-
-
-def agreement(margins: Tensor) -> float:
-    """The share of pairs whose chosen reply has the higher reward; a tie is half."""
-    return ((margins > 0).double() + 0.5 * (margins == 0)).mean().item()
+    return completions.perplexity(model, batch)

@@ -11,7 +11,6 @@ second model stays in memory, and a step costs one forward pass instead of two.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.alignment.chat_template import encode_prompt, encode_reply
-from posttrain.alignment.completions import Completions, collate
+from posttrain.alignment.completions import Completions, collate_pairs, epoch_rows
 from posttrain.alignment.dpo import Kind, dpo_loss, sequence_logprobs
+from posttrain.alignment.policy_training import policy_trainer
 from posttrain.alignment.word_problem_tokenizer import tokenizer
-from posttrain.foundations.optimizers import AdamW
-from posttrain.foundations.optimizers_schedules import wsd
 from posttrain.foundations.tokenization import PAD
 from posttrain.foundations.trainer import Trainer
 
@@ -74,9 +72,10 @@ class Pairs:
 
     def batch(self, rows: Sequence[int], device: str = "cpu") -> Completions:
         """Some pairs as 2B rows: all the chosen ones, then all the rejected."""
-        return collate(
-            [self.prompts[i] for i in rows] * 2,
-            [self.chosen[i] for i in rows] + [self.rejected[i] for i in rows],
+        return collate_pairs(
+            [self.prompts[i] for i in rows],
+            [self.chosen[i] for i in rows],
+            [self.rejected[i] for i in rows],
             tokenizer().special_id(PAD),
             device=device,
         )
@@ -106,10 +105,7 @@ class PairBatches:
 
     def __call__(self, step: int, micro: int = 0) -> PairBatch:
         """Batch `step`: the next B of this epoch's order (a short rest is left out)."""
-        epoch, place = divmod(step, len(self.pairs) // self.B)
-        order = list(range(len(self.pairs)))
-        random.Random(f"{self.seed} {epoch} {micro}").shuffle(order)
-        return self.batch(order[place * self.B : (place + 1) * self.B])
+        return self.batch(epoch_rows(len(self.pairs), self.B, self.seed, step, micro))
 
     def batch(self, rows: Sequence[int]) -> PairBatch:
         """Some pairs. `ref_logprobs` is (2, N): of the chosen, of the rejected."""
@@ -156,19 +152,13 @@ def dpo_trainer(
     reference: the model to stay near; None: `model` as it is now.
     """
     ref = pair_logprobs(reference or model, pairs)
-    return Trainer(
+    return policy_trainer(
         model,
-        [AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)],
         PairBatches(pairs, ref, recipe.B, seed),
-        schedule=partial(
-            wsd,
-            total=recipe.steps,
-            warmup=min(5, recipe.steps // 2),
-            decay=max(1, recipe.steps // 3),
-            floor=0.1,
-        ),
+        partial(loss_of, recipe),
         steps=recipe.steps,
-        loss=partial(loss_of, recipe),
+        lr=recipe.lr,
+        warmup=min(5, recipe.steps // 2),
         size=len,
         max_norm=recipe.max_norm,
     )

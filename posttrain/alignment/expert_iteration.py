@@ -15,24 +15,20 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-import torch
 from torch import nn
 
 from posttrain.alignment.completions import Completions, count, total_nll
+from posttrain.alignment.policy_training import answer_fresh, policy_trainer
 from posttrain.alignment.rollouts import (
     MAX_NEW,
     Rollout,
     Scores,
     batch_of,
-    roll_out,
     score,
 )
 from posttrain.alignment.verifier import parse
-from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty, draw
-from posttrain.foundations.optimizers import AdamW
-from posttrain.foundations.optimizers_schedules import wsd
+from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty
 from posttrain.foundations.trainer import Trainer
 
 
@@ -76,16 +72,7 @@ class Rounds:
     def _shares(self, round: int) -> list[Completions]:
         recipe = self.recipe
         rng = random.Random(f"{self.seed} {round}")
-        asked = [draw(rng, recipe.difficulty) for _ in range(recipe.prompts)]
-        device = next(self.model.parameters()).device
-        generator = torch.Generator(device).manual_seed(rng.getrandbits(60))
-        rollouts = roll_out(
-            self.model,
-            asked,
-            recipe.group,
-            generator=generator,
-            max_new=recipe.max_new,
-        )
+        rollouts = answer_fresh(self.model, rng, recipe, recipe.group)
         kept = accepted(rollouts)
         self.log.append(score(rollouts))
         self.kept.append(len(kept))
@@ -96,6 +83,7 @@ class Rounds:
                 " better model"
             )
         rng.shuffle(kept)
+        device = next(self.model.parameters()).device
         return [
             batch_of(kept[i :: recipe.updates], device) for i in range(recipe.updates)
         ]
@@ -107,19 +95,13 @@ def rft_trainer(
     """A trainer that runs expert iteration, and the rounds that it plays."""
     rounds = Rounds(model, recipe, seed)
     steps = recipe.rounds * recipe.updates
-    trainer = Trainer(
+    trainer = policy_trainer(
         model,
-        [AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)],
         rounds,
-        schedule=partial(
-            wsd,
-            total=steps,
-            warmup=min(5, steps // 4),
-            decay=max(1, steps // 3),
-            floor=0.1,
-        ),
+        total_nll,
         steps=steps,
-        loss=total_nll,
+        lr=recipe.lr,
+        warmup=min(5, steps // 4),
         size=count,
     )
     return trainer, rounds

@@ -8,15 +8,15 @@ solutions of held-out problems, written by the generator and not by the model.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from posttrain.alignment import completions
 from posttrain.alignment.chat_sft import Pool
-from posttrain.alignment.completions import completion_logprobs, count
+from posttrain.alignment.completions import completion_logprobs
 from posttrain.alignment.rollouts import MAX_NEW, Rollout, batch_of, roll_out
 from posttrain.alignment.verifier import parse
 from posttrain.alignment.word_problems import Problem
@@ -30,7 +30,7 @@ def perplexity(
     pairs = [(p.question, p.demonstration(thinking)) for p in problems]
     device = str(next(model.parameters()).device)
     batch = Pool.of(pairs, B=len(pairs), device=device).batch(range(len(pairs)))
-    return math.exp(-completion_logprobs(model, batch).sum().item() / count(batch))
+    return completions.perplexity(model, batch)
 
 
 @torch.no_grad()

@@ -20,19 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from posttrain.alignment.completions import Completions, completion_logprobs
+from posttrain.alignment.completions import Completions
+from posttrain.alignment.dpo import implicit_rewards, sequence_logprobs
+from posttrain.alignment.policy_training import answer_fresh, policy_trainer
 from posttrain.alignment.rollouts import (
     MAX_NEW,
     Rollout,
     Scores,
     batch_of,
-    roll_out,
     score,
 )
 from posttrain.alignment.verifier import parse
-from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty, draw
-from posttrain.foundations.optimizers import AdamW
-from posttrain.foundations.optimizers_schedules import wsd
+from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty
 from posttrain.foundations.trainer import Trainer
 
 
@@ -94,16 +93,7 @@ class Rounds:
         """The pairs of round `step`. Raises ValueError where there is none."""
         recipe = self.recipe
         rng = random.Random(f"{self.seed} {step}")
-        asked = [draw(rng, recipe.difficulty) for _ in range(recipe.prompts)]
-        device = next(self.model.parameters()).device
-        generator = torch.Generator(device).manual_seed(rng.getrandbits(60))
-        rollouts = roll_out(
-            self.model,
-            asked,
-            recipe.group,
-            generator=generator,
-            max_new=recipe.max_new,
-        )
+        rollouts = answer_fresh(self.model, rng, recipe, recipe.group)
         chosen, rejected = paired(rollouts, recipe.group, recipe.pairs)
         self.log.append(score(rollouts))
         self.found.append(len(chosen))
@@ -112,15 +102,15 @@ class Rounds:
                 f"round {step}: no group has a right and a wrong answer; ask more"
                 " prompts, or end the run here"
             )
-        batch = batch_of(chosen + rejected, device)
-        ref = completion_logprobs(self.reference, batch).sum(dim=1)
+        batch = batch_of(chosen + rejected, next(self.model.parameters()).device)
+        ref = sequence_logprobs(self.reference, batch)
         return Pairs(batch, ref)
 
 
 def loss_of(beta: float, model: nn.Module, pairs: Pairs) -> Tensor:
     """DPO's loss: minus log sigmoid of the difference of implicit rewards, a mean."""
-    logprobs = completion_logprobs(model, pairs.batch).sum(dim=1)  # (2 N,)
-    chosen, rejected = (beta * (logprobs - pairs.ref_logprobs)).chunk(2)
+    logprobs = sequence_logprobs(model, pairs.batch)  # (2 N,)
+    chosen, rejected = implicit_rewards(logprobs, pairs.ref_logprobs, beta).chunk(2)
     return -F.logsigmoid(chosen - rejected).mean()
 
 
@@ -129,19 +119,12 @@ def own_pairs_trainer(
 ) -> tuple[Trainer, Rounds]:
     """A trainer that runs DPO on own pairs, and the rounds that it plays."""
     rounds = Rounds(model, recipe, seed)
-    trainer = Trainer(
+    trainer = policy_trainer(
         model,
-        [AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)],
         rounds,
-        schedule=partial(
-            wsd,
-            total=recipe.rounds,
-            warmup=min(5, recipe.rounds // 3),
-            decay=max(1, recipe.rounds // 3),
-            floor=0.1,
-        ),
+        partial(loss_of, recipe.beta),
         steps=recipe.rounds,
-        loss=partial(loss_of, recipe.beta),
-        size=lambda pairs: 1,  # the loss is a mean already
+        lr=recipe.lr,
+        warmup=min(5, recipe.rounds // 3),
     )
     return trainer, rounds

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from posttrain.alignment.completions import Completions, completion_logprobs
 from posttrain.alignment.grpo import DAPO, Objective, group_advantages, policy_loss
+from posttrain.alignment.policy_training import policy_trainer, questions, share_out
 from posttrain.alignment.rollouts import (
     MAX_NEW,
     Rollout,
@@ -30,9 +31,7 @@ from posttrain.alignment.rollouts import (
     score,
 )
 from posttrain.alignment.verifier import STRICT
-from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty, Problem, draw
-from posttrain.foundations.optimizers import AdamW
-from posttrain.foundations.optimizers_schedules import wsd
+from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty, Problem
 from posttrain.foundations.trainer import Trainer
 
 
@@ -114,18 +113,17 @@ class Rounds:
         """The share of the present round's answers that step `step` learns from."""
         round, update = divmod(step, self.recipe.updates)
         if update == 0:
-            self.shares = self._shares(self.play(round), round)
+            self.shares = share_out(self.play(round), self.recipe.updates, round)
         return self.shares[update]
 
     def play(self, round: int) -> Experience:
         """Answers to fresh problems, and their advantages."""
         recipe = self.recipe
         rng = random.Random(f"{self.seed} {round}")
-        asked = [draw(rng, recipe.difficulty) for _ in range(recipe.prompts)]
-        device = next(self.model.parameters()).device
-        generator = torch.Generator(device).manual_seed(rng.getrandbits(60))
+        asked, generator = questions(self.model, rng, recipe)
         rollouts = self.answers(asked, generator)
         earned = [self.reward(r.reply, r.problem.answer) for r in rollouts]
+        device = next(self.model.parameters()).device
         rewards = torch.tensor(earned, device=device).view(-1, recipe.group)  # (P, G)
         silent = rewards.amax(dim=1) == rewards.amin(dim=1)
         self.log.append(
@@ -160,11 +158,6 @@ class Rounds:
             ref = completion_logprobs(self.reference, batch)
         return Experience(batch, old, advantages, ref)
 
-    def _shares(self, experience: Experience, round: int) -> list[Experience]:
-        rng = torch.Generator().manual_seed(round)
-        order = torch.randperm(len(experience.batch), generator=rng)
-        return [experience[rows] for rows in order.tensor_split(self.recipe.updates)]
-
 
 def loss_of(objective: Objective, model: nn.Module, experience: Experience) -> Tensor:
     """`policy_loss` of the present model on a share of the answers."""
@@ -195,18 +188,11 @@ def trainer_of(
     """AdamW, five steps of warm-up, the last third of the steps decaying to a tenth."""
     model, recipe = rounds.model, rounds.recipe
     steps = recipe.rounds * recipe.updates
-    return Trainer(
+    return policy_trainer(
         model,
-        [AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)],
         rounds,
-        schedule=partial(
-            wsd,
-            total=steps,
-            warmup=min(5, steps // 3),
-            decay=max(1, steps // 3),
-            floor=0.1,
-        ),
+        loss,
         steps=steps,
-        loss=loss,
-        size=lambda experience: 1,  # the loss is a mean already
+        lr=recipe.lr,
+        warmup=min(5, steps // 3),
     )

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
+from posttrain.alignment import reward_model_measures
 from posttrain.alignment.chat_sft import Pool, sft_trainer
 from posttrain.alignment.dpo_judge import ScoreJudge
 from posttrain.alignment.ppo_training import Recipe, ppo_trainer
@@ -122,7 +123,7 @@ def accuracy(proxy: RewardModel, pairs: Sequence[Preference]) -> float:
     """How often the reward model orders a pair as the gold judge does."""
     chosen = rewards_of(proxy, [(p.question, p.chosen) for p in pairs])
     rejected = rewards_of(proxy, [(p.question, p.rejected) for p in pairs])
-    return (chosen > rejected).float().mean().item()
+    return reward_model_measures.accuracy(chosen - rejected)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.alignment.completions import Completions, completion_logprobs
+from posttrain.alignment.policy_training import answer_fresh, policy_trainer, share_out
 from posttrain.alignment.ppo import (
     clipped_terms,
     explained_variance,
@@ -37,13 +38,10 @@ from posttrain.alignment.rollouts import (
     Rollout,
     Scores,
     batch_of,
-    roll_out,
     score,
 )
 from posttrain.alignment.verifier import STRICT
-from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty, draw
-from posttrain.foundations.optimizers import AdamW
-from posttrain.foundations.optimizers_schedules import wsd
+from posttrain.alignment.word_problems import FOUR_STEPS, Difficulty
 from posttrain.foundations.trainer import Trainer
 
 
@@ -159,12 +157,7 @@ class Rounds:
         """The share of the present round's answers that step `step` learns from."""
         round, update = divmod(step, self.recipe.updates)
         if update == 0:
-            experience = self.play(round)
-            order = torch.randperm(
-                len(experience.batch), generator=torch.Generator().manual_seed(round)
-            )
-            parts = order.tensor_split(self.recipe.updates)
-            self.shares = [experience[rows] for rows in parts]
+            self.shares = share_out(self.play(round), self.recipe.updates, round)
         return self.shares[update]
 
     @torch.no_grad()
@@ -172,12 +165,10 @@ class Rounds:
         """Answers to fresh problems, their values, advantages and returns."""
         recipe, policy = self.recipe, self.model.policy
         rng = random.Random(f"{self.seed} {round}")
-        asked = [draw(rng, recipe.difficulty) for _ in range(recipe.prompts)]
-        device = next(policy.parameters()).device
-        generator = torch.Generator(device).manual_seed(rng.getrandbits(60))
-        rollouts = roll_out(policy, asked, generator=generator, max_new=recipe.max_new)
+        rollouts = answer_fresh(policy, rng, recipe)
         if self.on_round:
             self.on_round(rollouts)
+        device = next(policy.parameters()).device
         points = torch.tensor(self.judge(rollouts), device=device)  # (B,)
         batch = batch_of(rollouts, device)
         old = completion_logprobs(policy, batch)
@@ -236,19 +227,13 @@ def ppo_trainer(
         {"params": list(model.policy.parameters()), "lr": recipe.lr},
         {"params": list(model.critic.parameters()), "lr": recipe.critic_lr},
     ]
-    trainer = Trainer(
+    trainer = policy_trainer(
         model,
-        [AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)],
         rounds,
-        schedule=partial(
-            wsd,
-            total=steps,
-            warmup=min(5, steps // 4),
-            decay=max(1, steps // 3),
-            floor=0.1,
-        ),
+        partial(loss_of, recipe),
         steps=steps,
-        loss=partial(loss_of, recipe),
-        size=lambda experience: 1,  # the loss is a mean already
+        lr=recipe.lr,
+        warmup=min(5, steps // 4),
+        groups=groups,
     )
     return trainer, rounds

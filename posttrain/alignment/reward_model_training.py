@@ -10,7 +10,6 @@ prompt) and the loss, a sum over pairs.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,12 @@ import torch
 from torch import Tensor
 
 from posttrain.alignment.chat_template import encode_prompt, encode_reply
-from posttrain.alignment.completions import Completions, collate
+from posttrain.alignment.completions import (
+    Completions,
+    collate,
+    collate_pairs,
+    epoch_rows,
+)
 from posttrain.alignment.reward_model import RewardModel, pair_losses
 from posttrain.alignment.word_problem_tokenizer import tokenizer
 from posttrain.foundations.optimizers_groups import muon_and_adamw
@@ -90,16 +94,15 @@ class PairPool:
 
     def __call__(self, step: int, micro: int = 0) -> Pairs:
         """Batch `step`: the next B of this epoch's order (a short rest is left out)."""
-        epoch, place = divmod(step, len(self.prompts) // self.B)
-        order = list(range(len(self.prompts)))
-        random.Random(f"{self.seed} {epoch} {micro}").shuffle(order)
-        return self.batch(order[place * self.B : (place + 1) * self.B])
+        n = len(self.prompts)
+        return self.batch(epoch_rows(n, self.B, self.seed, step, micro))
 
     def batch(self, rows: Sequence[int]) -> Pairs:
         """Some pairs as a batch."""
-        replies = collate(
-            [self.prompts[i] for i in rows] * 2,
-            [self.chosen[i] for i in rows] + [self.rejected[i] for i in rows],
+        replies = collate_pairs(
+            [self.prompts[i] for i in rows],
+            [self.chosen[i] for i in rows],
+            [self.rejected[i] for i in rows],
             tokenizer().special_id(PAD),
             device=self.device,
         )

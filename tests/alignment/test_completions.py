@@ -1,5 +1,7 @@
 """Chats to tokens and masks, batches of completions, what the model wrote."""
 
+import copy
+
 import pytest
 import torch
 
@@ -11,8 +13,11 @@ from posttrain.alignment.chat_template import (
 )
 from posttrain.alignment.completions import (
     collate,
+    collate_pairs,
     completion_logprobs,
     count,
+    epoch_rows,
+    perplexity,
     total_nll,
 )
 from posttrain.alignment.rollouts import (
@@ -108,6 +113,28 @@ def test_collate_by_hand():
         collate([[]], [[1]], pad=0)
     with pytest.raises(ValueError, match="shorter"):
         collate([[1], [2]], [[1]], pad=0)
+
+
+def test_pairs_are_chosen_rows_then_rejected_ones():
+    pairs = collate_pairs([[1, 2], [3]], [[4], [5]], [[6, 7], [8]], pad=9)
+    assert pairs.tokens.tolist() == [[1, 2, 9], [3, 9, 9], [1, 2, 6], [3, 9, 9]]
+    assert pairs.lengths.tolist() == [1, 1, 2, 1]
+
+
+def test_an_epoch_takes_each_row_once_and_leaves_the_rest():
+    epochs = [[epoch_rows(7, 3, 1, step) for step in (e, e + 1)] for e in (0, 2)]
+    for first, second in epochs:
+        assert len({*first, *second}) == 6
+    assert epochs[0] != epochs[1]
+    assert epoch_rows(7, 3, 1, 0, micro=1) != epochs[0][0]
+    assert epoch_rows(7, 3, 2, 0) != epochs[0][0]
+
+
+def test_perplexity_of_an_even_guess_is_the_vocabulary(model):
+    guess = copy.deepcopy(model)
+    torch.nn.init.zeros_(guess.head.weight)
+    batch = collate([[1], [1]], [[4, 5], [6]], pad=0)
+    assert perplexity(guess, batch) == pytest.approx(TOK.vocab_size, rel=1e-5)
 
 
 def test_logprobs_are_those_of_each_row_alone(model):

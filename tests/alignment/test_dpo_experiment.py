@@ -12,13 +12,14 @@ from posttrain import results
 from posttrain.alignment import dpo_experiment as X
 from posttrain.alignment.chat_template import encode_prompt, encode_reply
 from posttrain.alignment.dpo_judge import ScoreJudge
-from posttrain.alignment.dpo_measures import Exam, agreement, perplexity
+from posttrain.alignment.dpo_measures import Exam, perplexity
 from posttrain.alignment.dpo_preferences import (
     style_pairs,
     unlike_pairs,
     with_labels_turned,
 )
 from posttrain.alignment.dpo_training import Recipe
+from posttrain.alignment.reward_model_measures import accuracy
 from posttrain.alignment.rollouts import Rollout
 from posttrain.alignment.word_problem_styles import Style, read
 from posttrain.alignment.word_problem_tokenizer import tokenizer
@@ -153,7 +154,7 @@ def test_perplexity_of_an_even_model():
 
 
 def test_agreement_counts_ties_half():
-    assert agreement(torch.tensor([1.0, -2.0, 0.0, 3.0])) == pytest.approx(0.625)
+    assert accuracy(torch.tensor([1.0, -2.0, 0.0, 3.0])) == pytest.approx(0.625)
 
 
 def test_one_run(monkeypatch):

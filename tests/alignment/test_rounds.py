@@ -1,5 +1,6 @@
 """The loops of PPO and of expert iteration: what each step learns from."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 
 from posttrain.alignment import expert_iteration, ppo_training
 from posttrain.alignment.completions import completion_logprobs
+from posttrain.alignment.policy_training import answer_fresh, questions, share_out
 from posttrain.alignment.rollouts import Rollout, roll_out
 from posttrain.alignment.word_problem_tokenizer import tokenizer
 from posttrain.alignment.word_problems import Difficulty, problems
@@ -103,6 +105,30 @@ def test_rounds_are_a_function_of_seed_and_model(model):
     assert not torch.equal(one(0).batch.tokens[:, :9], other(0).batch.tokens[:, :9])
 
 
+def test_fresh_answers_are_a_function_of_seed_and_model(model):
+    once, again, other = (
+        answer_fresh(model, random.Random(seed), PPO, group=2) for seed in (1, 1, 2)
+    )
+    assert [r.reply for r in once] == [r.reply for r in again]
+    assert [r.problem for r in once] != [r.problem for r in other]
+    assert len(once) == 2 * PPO.prompts
+    assert [r.problem for r in once[::2]] == [r.problem for r in once[1::2]]
+    assert all(len(r.tokens) <= PPO.max_new for r in once)
+    assert all(len(r.problem.changes) == 1 for r in once)
+
+
+def test_every_answer_is_in_one_share(model):
+    _, rounds = ppo_training.ppo_trainer(model, PPO, starts_with_a_letter)
+    whole = rounds.play(0)
+    shares = share_out(whole, 5, seed=1)
+    assert [len(share.batch) for share in shares] == [7, 7, 6, 6, 6]
+    rows = torch.cat([share.returns for share in shares])
+    assert sorted(map(tuple, rows.tolist())) == sorted(
+        map(tuple, whole.returns.tolist())
+    )
+    assert not torch.equal(rows, whole.returns)
+
+
 def rollout(problem, reply: str) -> Rollout:
     tokens = tokenizer().encode(reply, "all")
     return Rollout(problem, [1], tokens, [0.0] * len(tokens), reply)
@@ -130,7 +156,8 @@ def test_each_kept_answer_is_learned_once_a_round(model, monkeypatch):
         difficulty=EASY, prompts=4, group=2, updates=3, max_new=2
     )
 
-    def perfect(model, asked, group, **options):
+    def perfect(model, rng, recipe, group):
+        asked, _ = questions(model, rng, recipe)
         replies = roll_out(model, asked, group, max_new=1)
         return [
             replace(
@@ -140,7 +167,7 @@ def test_each_kept_answer_is_learned_once_a_round(model, monkeypatch):
             for i, r in enumerate(replies)
         ]
 
-    monkeypatch.setattr(expert_iteration, "roll_out", perfect)
+    monkeypatch.setattr(expert_iteration, "answer_fresh", perfect)
     trainer, rounds = expert_iteration.rft_trainer(model, recipe)
     shares = [rounds(step) for step in range(3)]
     assert rounds.kept == [8]
