@@ -1,6 +1,7 @@
-"""Weights from `transformers` into our model, and a model of theirs from our shape.
+"""Weights from `transformers` into our model and back, and a fresh model of theirs.
 
     ours = from_hf(LlamaForCausalLM.from_pretrained(folder))
+    theirs = to_hf(ours)                # and back, to save_pretrained for others
     theirs = make_llama(config)         # the same shape, fresh weights
 
 Llama is `GPT` without a norm on queries and keys; Qwen3 has that norm, with a gain
@@ -16,7 +17,7 @@ import torch
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
 
 if TYPE_CHECKING:  # importing transformers costs a second: only its users pay
-    from transformers import LlamaForCausalLM, PreTrainedModel
+    from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3ForCausalLM
 
 NAMES = {  # ours -> theirs, in a layer
     "norm_1": "input_layernorm",
@@ -92,25 +93,53 @@ def their_name(name: str) -> str:
     return f"model.layers.{layer}.{NAMES['.'.join(rest)]}.{kind}"
 
 
+def to_hf(ours: GPT) -> PreTrainedModel:
+    """Their model with our weights: a Qwen3 where queries and keys have a norm, a Llama
+    where not. Raises ValueError for windows, which these two do not have.
+    """
+    config = ours.config
+    if config.window is not None:
+        raise ValueError(f"window={config.window} has no counterpart here; use None")
+    theirs = make_qwen3(config) if config.qk_norm else make_llama(config)
+    saved = {their_name(name): value for name, value in ours.state_dict().items()}
+    if config.tied:
+        saved["lm_head.weight"] = saved["model.embed_tokens.weight"]
+    theirs.load_state_dict(saved)
+    return theirs
+
+
 def make_llama(config: GPTConfig) -> LlamaForCausalLM:
     """A fresh Llama of `transformers` with the shape of `config`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    theirs = LlamaConfig(
-        vocab_size=config.V,
-        max_position_embeddings=config.T,
-        hidden_size=config.C,
-        intermediate_size=config.F,
-        num_hidden_layers=config.L,
-        num_attention_heads=config.H,
-        num_key_value_heads=config.H_kv,
-        tie_word_embeddings=config.tied,
-        rms_norm_eps=config.eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_base},
-        attn_implementation="sdpa",
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
     with torch.random.fork_rng():  # our own draws do not depend on theirs
-        return LlamaForCausalLM(theirs)
+        return LlamaForCausalLM(LlamaConfig(**_shape(config)))
+
+
+def make_qwen3(config: GPTConfig) -> Qwen3ForCausalLM:
+    """A fresh Qwen3 of `transformers` with the shape of `config`."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = Qwen3Config(**_shape(config), head_dim=config.C // config.H)
+    with torch.random.fork_rng():
+        return Qwen3ForCausalLM(shape)
+
+
+def _shape(config: GPTConfig) -> dict:
+    """What the configurations of both say in the same words."""
+    return {
+        "vocab_size": config.V,
+        "max_position_embeddings": config.T,
+        "hidden_size": config.C,
+        "intermediate_size": config.F,
+        "num_hidden_layers": config.L,
+        "num_attention_heads": config.H,
+        "num_key_value_heads": config.H_kv,
+        "tie_word_embeddings": config.tied,
+        "rms_norm_eps": config.eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
+        "attn_implementation": "sdpa",
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }

@@ -83,8 +83,28 @@ def test_gradients_are_those_of_llama():
         close(p.grad, wanted[their_name(name)].grad)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_a_model_goes_to_transformers_and_comes_back(qk_norm, tied, tmp_path):
+    from posttrain.foundations.modern_architecture_hf import from_hf, to_hf
+
+    ours = made(qk_norm=qk_norm, tied=tied)
+    noisy(ours)
+    theirs = to_hf(ours).eval()
+    assert theirs.config.model_type == ("qwen3" if qk_norm else "llama")
+    close(theirs(text()).logits, ours(text()))
+    theirs.save_pretrained(tmp_path)
+    again = from_hf(type(theirs).from_pretrained(tmp_path)).eval()
+    assert torch.equal(again(text()), ours(text()))
+
+
 def test_what_has_no_counterpart_is_refused():
     from transformers import GPT2Config, LlamaConfig
+
+    from posttrain.foundations.modern_architecture_hf import to_hf
+
+    with pytest.raises(ValueError, match="window=4"):
+        to_hf(made(window=4))
 
     from posttrain.foundations.modern_architecture_hf import config_of
 
