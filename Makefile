@@ -37,13 +37,14 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): requirements.txt constraints.txt pyproject.toml
+$(INSTALLED): requirements.txt requirements-nodeps.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo '$(PYTHON) is older than Python 3.11. Use: make PYTHON=python3.12 ...'; \
 	  exit 1; }
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@echo 'Installing requirements.txt (some minutes the first time) ...'
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-nodeps.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 

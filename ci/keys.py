@@ -25,7 +25,10 @@ from pathlib import Path
 from posttrain import artifacts, sources
 
 ROOT = Path(__file__).resolve().parent.parent
-PINS = ("requirements.txt", "constraints.txt", "ci/run_notebook.py")
+PINS = (
+    *("requirements.txt", "requirements-nodeps.txt", "constraints.txt"),
+    "ci/run_notebook.py",
+)
 MAGIC = re.compile(r"^(\s*)[%!?].*$", re.MULTILINE)
 
 Key = dict[str, str]
