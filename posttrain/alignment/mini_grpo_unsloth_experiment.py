@@ -25,11 +25,11 @@ from posttrain.alignment.chat_sft_artifact import recipe_of
 from posttrain.alignment.grpo_experiment import rounded
 from posttrain.alignment.mini_grpo_unsloth import PRESETS, Policy, Settings
 from posttrain.alignment.mini_grpo_unsloth_exam import Exam, word_problem_questions
-from posttrain.alignment.mini_grpo_unsloth_rewards import reward_functions, text_of
+from posttrain.alignment.mini_grpo_unsloth_rewards import text_of
 
 VERSION = 1
 POOL = 2000  # questions to learn from
-# What the faults are planted in: the small cold start, twice as fast, three times as long
+# What the faults are planted in: the small cold start at twice the speed
 FAULTY = replace(PRESETS["ci"], lr=4e-3, steps=60, held_out=100)
 KEPT = {
     "reward": "reward",
