@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +37,7 @@ from posttrain.alignment.grpo_training import Recipe, Round
 from posttrain.alignment.rollouts import GREEDY, evaluate
 from posttrain.alignment.word_problems import Problem
 from posttrain.foundations.trainer import fit
+from posttrain.results import significant
 
 VERSION = 1
 
@@ -143,7 +143,7 @@ def run(preset: str, seed: int) -> dict:
         **run_methods(setup, recipe, start, problems, seed),
         "faults": run_faults(setup, seed, device),
     }
-    return json.loads(json.dumps(rounded(result)))
+    return json.loads(json.dumps(significant(result)))
 
 
 def run_methods(
@@ -188,14 +188,3 @@ def run_faults(setup: Preset, seed: int, device: str) -> dict:
 def row_of(entry: Round) -> dict:
     """One round as plain values."""
     return {"reward": entry.reward, "silent": entry.silent, **asdict(entry.scores)}
-
-
-def rounded(value):
-    """The same with floats of five significant digits: results are read by people."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(item) for item in value]
-    return value

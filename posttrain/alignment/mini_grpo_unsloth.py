@@ -12,8 +12,9 @@ changes their classes where there is a GPU, and leaves TRL's trainer as it is on
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -132,9 +133,25 @@ class Policy:
         return set(ends) if isinstance(ends, list) else {ends}
 
 
-def unsloth_is_here() -> bool:
-    """Whether Unsloth can be imported; that it works, only importing tells."""
-    return importlib.util.find_spec("unsloth") is not None
+def import_unsloth() -> tuple[bool, str]:
+    """Import Unsloth, first of all libraries; whether that went well, and what to say.
+
+    It may be missing, or refuse to work (older ones do without a GPU): both are fine,
+    the lab goes on with PEFT.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a kernel
+    late = [name for name in ("transformers", "trl") if name in sys.modules]
+    try:
+        import unsloth
+    except (
+        Exception
+    ) as error:  # it raises what it likes: ImportError, RuntimeError, ...
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return False, f"Unsloth is not used ({reason}). TRL and PEFT do its work."
+    said = f"Unsloth {unsloth.__version__} is imported."
+    if late and torch.cuda.is_available():
+        said += f" {' and '.join(late)} came first: restart, or it will be slow."
+    return True, said
 
 
 def load_policy(settings: Settings, folder: Path, unsloth: bool = True) -> Policy:
@@ -143,6 +160,9 @@ def load_policy(settings: Settings, folder: Path, unsloth: bool = True) -> Polic
     folder: where the book's cold start is written, if it is the model.
     unsloth: load by Unsloth, or by transformers and PEFT alone.
     """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     name = settings.model
     if name is None:
         name = str(folder / "cold_start")
@@ -229,6 +249,7 @@ def make_trainer(
     each. Checkpoints and the log go to `folder`.
     """
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
     if rewards is None:
@@ -238,7 +259,7 @@ def make_trainer(
         {"prompt": prompt_of(q.question, settings.system), "answer": q.answer}
         for q in questions
     ]
-    return GRPOTrainer(
+    trainer = GRPOTrainer(
         model=policy.model,
         processing_class=policy.tokenizer,
         reward_funcs=list(rewards),
@@ -246,6 +267,8 @@ def make_trainer(
         args=GRPOConfig(**_arguments(settings, folder), reward_weights=weights),
         callbacks=[exam_callback(exam, policy, settings.exam_every)],
     )
+    trainer.remove_callback(PrinterCallback)  # twenty numbers a step; they are logged
+    return trainer
 
 
 def _arguments(settings: Settings, folder: Path) -> dict:

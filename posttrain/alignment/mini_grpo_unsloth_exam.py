@@ -9,6 +9,8 @@ run with exams takes the same steps as one without.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,14 +18,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from posttrain.alignment.chat_sft_artifact import TEST_SEED
+from posttrain import data
+from posttrain.alignment.chat_sft_artifact import TEST_SEED, recipe_of
 from posttrain.alignment.mini_grpo_unsloth_rewards import number_of, read
 from posttrain.alignment.word_problems import Difficulty, Split, problems
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from posttrain.alignment.mini_grpo_unsloth import Policy
+    from posttrain.alignment.mini_grpo_unsloth import Policy, Settings
+
+POOL = 2000  # word problems to learn from
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,30 @@ class Question:
 
     question: str
     answer: str
+
+
+def questions_for(settings: Settings) -> tuple[list[Question], list[Question]]:
+    """Questions to learn from, and others for the exam.
+
+    Word problems for the book's own model, GSM8K for one from the hub.
+    """
+    if settings.model is not None:
+        held_out = gsm8k_questions("test")[: settings.held_out]
+        return gsm8k_questions("train"), held_out
+    difficulty = recipe_of(settings.cold).difficulty
+    return (
+        word_problem_questions(difficulty, "train", POOL, seed=settings.seed),
+        word_problem_questions(difficulty, "test", settings.held_out),
+    )
+
+
+def gsm8k_questions(split: Split) -> list[Question]:
+    """GSM8K (Cobbe et al. 2021): each answer ends in "#### " and a number."""
+    rows = map(json.loads, data.load(f"gsm8k_{split}").text.splitlines())
+    return [
+        Question(row["question"], row["answer"].rpartition("#### ")[2].strip())
+        for row in rows
+    ]
 
 
 def word_problem_questions(
@@ -143,6 +172,58 @@ def marks(answers: Sequence[Answer], questions: Sequence[Question]) -> Marks:
     )
 
 
+def table(
+    answers: Sequence[Answer],
+    questions: Sequence[Question],
+    before: Sequence[Answer] | None = None,
+) -> str:
+    """Answers beside their questions, in Markdown; with `before`, old beside new."""
+    columns = [answers] if before is None else [before, answers]
+    heads = ["reply"] if before is None else ["before", "after"]
+    lines = [
+        f"| question | due | {' | '.join(heads)} |",
+        "| --- | --- |" + " --- |" * len(heads),
+    ]
+    for i, asked in enumerate(questions):
+        texts = (f"`{_one_line(column[i])}`" for column in columns)
+        lines.append(f"| {asked.question} | {asked.answer} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def _one_line(answer: Answer, most: int = 160) -> str:
+    """The text fit for a cell of a table."""
+    text = " ".join(answer.text.split()).replace("|", "\\|").replace("`", "'")
+    cut = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return cut if answer.ended else f"{cut} (cut off)"
+
+
+def verdict(
+    before: Sequence[Answer], after: Sequence[Answer], questions: Sequence[Question]
+) -> str:
+    """The lab's score in words: the gain, its standard error, the share of the way.
+
+    Both must have answered the same questions, so the error is that of the mean of the
+    differences, question by question.
+    """
+    pairs = [
+        (marks([b], [q]).correct, marks([a], [q]).correct)
+        for b, a, q in zip(before, after, questions, strict=True)
+    ]
+    n = len(pairs)
+    old, new = (sum(column) / n for column in zip(*pairs, strict=True))
+    gain = new - old
+    spread = sum((a - b - gain) ** 2 for b, a in pairs) / max(n - 1, 1)
+    error = math.sqrt(spread / n)
+    way = (
+        f"{gain / (1 - old):.0%} of the way to a perfect exam" if old < 1 else "perfect"
+    )
+    clear = "" if abs(gain) > 2 * error else " That is within two standard errors of 0."
+    return (
+        f"**Held-out accuracy {old:.3f} → {new:.3f}**, a gain of {gain:+.3f} ±"
+        f" {error:.3f} over {n} questions: {way}.{clear}"
+    )
+
+
 @contextmanager
 def _answering(policy: Policy):
     """The model ready to answer, and afterwards as it was."""
@@ -162,7 +243,7 @@ def _answering(policy: Policy):
 
 
 def exam_callback(exam: Exam, policy: Policy, every: int) -> TrainerCallback:
-    """Holds the exam before the first step and every `every` steps.
+    """Holds the exam before the first step and every `every` steps, and prints it.
 
     The marks go into the trainer's own log, which every checkpoint carries: they are
     there after a run was cut off, too.
@@ -171,8 +252,14 @@ def exam_callback(exam: Exam, policy: Policy, every: int) -> TrainerCallback:
 
     class HoldExam(TrainerCallback):
         def note(self, state):
-            row = {f"exam/{k}": v for k, v in asdict(exam.hold(policy)).items()}
+            found = exam.hold(policy)
+            row = {f"exam/{name}": value for name, value in asdict(found).items()}
             state.log_history.append({"step": state.global_step, **row})
+            print(
+                f"step {state.global_step} of {state.max_steps}: {found.correct:.2f} of"
+                f" the exam right, {found.length:.0f} tokens a reply",
+                flush=True,
+            )
 
         def on_train_begin(self, args, state, control, **_):
             if state.global_step == 0:

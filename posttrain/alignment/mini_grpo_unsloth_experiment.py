@@ -22,10 +22,10 @@ from pathlib import Path
 from posttrain.alignment import mini_grpo_unsloth as lab
 from posttrain.alignment import mini_grpo_unsloth_local as local
 from posttrain.alignment.chat_sft_artifact import recipe_of
-from posttrain.alignment.grpo_experiment import rounded
 from posttrain.alignment.mini_grpo_unsloth import PRESETS, Policy, Settings
 from posttrain.alignment.mini_grpo_unsloth_exam import Exam, word_problem_questions
 from posttrain.alignment.mini_grpo_unsloth_rewards import text_of
+from posttrain.results import significant
 
 VERSION = 1
 POOL = 2000  # questions to learn from
@@ -45,10 +45,8 @@ KEPT = {
 def run(preset: str, seed: int) -> dict:
     """All parts; a JSON-able dict. Raises ValueError for a preset that needs a hub."""
     settings = local_settings(preset, seed)
-    unsloth = lab.unsloth_is_here()
-    if unsloth:
-        import unsloth as _  # noqa: F401  before transformers and trl
-    return rounded(
+    unsloth, _ = lab.import_unsloth()
+    return significant(
         {
             "preset": preset,
             "seed": seed,

@@ -1,15 +1,23 @@
 """The lab: rewards, exam, both ways of loading, and a run that was cut off."""
 
 import json
+import re
+import sys
 from dataclasses import asdict, replace
 from fractions import Fraction
 
 import pytest
 import torch
 
+from posttrain.alignment import mini_grpo_unsloth_exam as exams
 from posttrain.alignment import mini_grpo_unsloth_memory as memory
 from posttrain.alignment import mini_grpo_unsloth_rewards as rewards
-from posttrain.alignment.mini_grpo_unsloth import PRESETS, Settings, prompt_of
+from posttrain.alignment.mini_grpo_unsloth import (
+    PRESETS,
+    Settings,
+    import_unsloth,
+    prompt_of,
+)
 from posttrain.alignment.mini_grpo_unsloth_exam import Answer, Question, marks
 
 # --- rewards -------------------------------------------------------------------------
@@ -132,6 +140,66 @@ def test_marks_count_what_the_verifier_says():
         marks(given[:3], asked)
     with pytest.raises(ValueError, match="at least one"):
         marks([], [])
+
+
+def test_the_exam_of_a_hub_model_is_gsm8k_and_never_its_training_set():
+    settings = replace(PRESETS["t4"], held_out=7)
+    pool, held_out = exams.questions_for(settings)
+    assert len(held_out) == 7
+    assert not {q.question for q in pool} & {q.question for q in held_out}
+    for question in (*pool, *held_out):
+        assert rewards.number_of(question.answer) is not None, question.answer
+
+
+def test_word_problems_of_the_exam_are_held_out():
+    settings = replace(PRESETS["ci"], held_out=50)
+    pool, held_out = exams.questions_for(settings)
+    assert (len(pool), len(held_out)) == (exams.POOL, 50)
+    assert not {q.question for q in pool} & {q.question for q in held_out}
+    assert exams.questions_for(replace(settings, seed=1))[0] != pool
+    assert exams.questions_for(replace(settings, seed=1))[1] == held_out
+
+
+def test_the_verdict_compares_question_by_question():
+    asked = [Question("", "7")] * 4
+    right, wrong = Answer("<think></think>7", 4, True), Answer("7", 1, True)
+    said = exams.verdict([right, wrong, wrong, wrong], [right] * 3 + [wrong], asked)
+    # differences 0 1 1 0: deviation 0.577, over sqrt(4)
+    assert "0.250 → 0.750**, a gain of +0.500 ± 0.289 over 4 questions: 67%" in said
+    assert "within two standard errors" in said
+    same = exams.verdict([right] * 4, [right] * 4, asked)
+    assert "perfect" in same
+
+
+def test_the_table_is_one_line_a_question():
+    asked = [Question("How many?", "7")]
+    cut = Answer("<think>a\n|b`", 400, False)
+    text = exams.table([cut], asked, [Answer("x" * 500, 9, True)])
+    assert text.count("\n") == 2
+    assert "<think>a \\|b' (cut off)" in text
+    assert len(text) < 400
+
+
+def test_without_unsloth_the_lab_says_so(tmp_path, monkeypatch):
+    (tmp_path / "unsloth.py").write_text("raise RuntimeError('no GPU\\nfound')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "unsloth", raising=False)
+    works, said = import_unsloth()
+    assert not works
+    assert "RuntimeError: no GPU)" in said
+    assert "PEFT" in said
+
+
+def test_the_install_cell_has_the_versions_of_the_lock(root):
+    cells = json.loads((root / "book/alignment/mini_grpo_unsloth.ipynb").read_text())
+    (cell,) = (c for c in cells["cells"] if c["id"] == "install")
+    pinned = set(re.findall(r"[\w-]+==[\w.]+", "".join(cell["source"])))
+    lock = "\n".join(
+        (root / name).read_text()
+        for name in ("requirements.txt", "requirements-nodeps.txt", "constraints.txt")
+    )
+    assert len(pinned) >= 7
+    assert pinned <= set(lock.split())
 
 
 # --- settings and memory -------------------------------------------------------------
