@@ -177,16 +177,13 @@ def table(
     questions: Sequence[Question],
     before: Sequence[Answer] | None = None,
 ) -> str:
-    """Answers beside their questions, in Markdown; with `before`, old beside new."""
+    """Answers beside their questions, in Markdown; with `before`, the old one above."""
     columns = [answers] if before is None else [before, answers]
-    heads = ["reply"] if before is None else ["before", "after"]
-    lines = [
-        f"| question | due | {' | '.join(heads)} |",
-        "| --- | --- |" + " --- |" * len(heads),
-    ]
+    head = "reply" if before is None else "reply before, reply after"
+    lines = [f"| question | due | {head} |", "| --- | --- | --- |"]
     for i, asked in enumerate(questions):
-        texts = (f"`{_one_line(column[i])}`" for column in columns)
-        lines.append(f"| {asked.question} | {asked.answer} | {' | '.join(texts)} |")
+        texts = "<br>".join(f"`{_one_line(column[i])}`" for column in columns)
+        lines.append(f"| {asked.question} | {asked.answer} | {texts} |")
     return "\n".join(lines)
 
 
