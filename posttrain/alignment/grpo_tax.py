@@ -30,6 +30,7 @@ from posttrain.alignment.completions import (
 )
 from posttrain.alignment.grpo_cost import drift
 from posttrain.alignment.grpo_training import Recipe, grpo_trainer
+from posttrain.alignment.policy_training import policy_trainer
 from posttrain.alignment.rollouts import evaluate, roll_out
 from posttrain.alignment.word_problem_tokenizer import tokenizer
 from posttrain.foundations.modern_architecture import GPT
@@ -47,9 +48,8 @@ class Plan:
     characters: int = 300_000
     base_steps: int = 200
     base_batch: int = 32
-    sft_steps: int = 300
-    more_steps: int = 100
-    rounds: int = 20  # of GRPO
+    sft_steps: int = 500
+    rounds: int = 30  # of GRPO; more SFT takes as many steps
     replay: float = 1 / 16
     problems: int = 200
 
@@ -133,11 +133,8 @@ def tax(plan: Plan, seed: int = 0, device: str = "cpu") -> list[dict]:
     stage("sft", _learn(base, shown, plan.sft_steps, recipe.lr))
     start = stage("sft, replay", _learn(base, replayed, plan.sft_steps, recipe.lr))
     stage("then grpo", _reinforce(start, recipe, plan.rounds, seed))
-    for name, batches in (
-        ("then more sft", shown),
-        ("then more sft, replay", replayed),
-    ):
-        stage(name, _learn(start, batches, plan.more_steps, recipe.lr / 4))
+    stage("then more sft", _imitate(start, shown, plan.rounds))
+    stage("then more sft, replay", _imitate(start, replayed, plan.rounds))
     return rows
 
 
@@ -147,6 +144,26 @@ def _learn(
     """A copy of the model that has learned from the batches."""
     model = copy.deepcopy(start)
     fit(sft_trainer(model, batches, steps, lr))
+    return model.eval()
+
+
+def _imitate(
+    start: nn.Module, batches: Callable[..., Completions], rounds: int
+) -> nn.Module:
+    """A copy after more SFT, with the optimizer, the rate and the steps of GRPO."""
+    model, grpo = copy.deepcopy(start), Recipe()
+    steps = rounds * grpo.updates
+    fit(
+        policy_trainer(
+            model,
+            batches,
+            total_nll,
+            steps=steps,
+            lr=grpo.lr,
+            warmup=min(5, steps // 3),
+            size=count,
+        )
+    )
     return model.eval()
 
 
