@@ -38,6 +38,7 @@ from posttrain.foundations.tokenization import PAD
 from posttrain.foundations.trainer import fit
 
 CORPUS = "tinyshakespeare"
+FASTER = 10  # times the learning rate of GRPO
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def tax(plan: Plan, seed: int = 0, device: str = "cpu") -> list[dict]:
     stage("then grpo", _reinforce(start, recipe, plan.rounds, seed))
     stage("then more sft", _imitate(start, shown, plan.rounds))
     stage("then more sft, replay", _imitate(start, replayed, plan.rounds))
+    stage("then more sft, fast", _imitate(start, shown, plan.rounds, FASTER))
     return rows
 
 
@@ -148,9 +150,12 @@ def _learn(
 
 
 def _imitate(
-    start: nn.Module, batches: Callable[..., Completions], rounds: int
+    start: nn.Module,
+    batches: Callable[..., Completions],
+    rounds: int,
+    faster: float = 1,
 ) -> nn.Module:
-    """A copy after more SFT, with the optimizer, the rate and the steps of GRPO."""
+    """A copy after more SFT, with the optimizer and steps of GRPO, and its rate."""
     model, grpo = copy.deepcopy(start), Recipe()
     steps = rounds * grpo.updates
     fit(
@@ -159,7 +164,7 @@ def _imitate(
             batches,
             total_nll,
             steps=steps,
-            lr=grpo.lr,
+            lr=faster * grpo.lr,
             warmup=min(5, steps // 3),
             size=count,
         )

@@ -72,10 +72,11 @@ def test_the_stages_come_in_order():
         "then grpo",
         "then more sft",
         "then more sft, replay",
+        "then more sft, fast",
     ]
-    assert ["drift" in row for row in rows] == [False] * 3 + [True] * 3
+    assert ["drift" in row for row in rows] == [False] * 3 + [True] * 4
     nats = [row["nats"] for row in rows]
-    assert len(set(nats)) == 6
+    assert len(set(nats)) == 7
     assert nats[1] > max(nats[0], nats[2])  # forgotten, but where it is replayed
 
 
