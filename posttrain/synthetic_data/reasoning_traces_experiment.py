@@ -14,6 +14,7 @@ traces differ. Run it over seeds with `python -m ci.measure reasoning_traces cpu
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -49,6 +50,7 @@ from posttrain.synthetic_data.reasoning_traces_scorable import (
 
 VERSION = 1
 TEST_SEED = 20_000
+FEW = {1: 16, 2: 250}  # problems of the test set, by their steps
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,19 @@ class Preset:
     pool: int = 10_000
     traces: int = 2000  # of each arm
     B: int = 64
-    sft_steps: int = 250
+    sft_steps: int = 230
     sft_lr: float = 2e-2
     rl_steps: int = 4  # of the problems that GRPO asks
-    rounds: int = 24
+    rounds: int = 30
+    rl_lr: float = 3e-4
     prompts: int = 64  # whose pass rate is estimated
     answers: int = 16  # to each of them
-    problems: int = 120  # held out, of each number of steps
-    steps: tuple[int, ...] = (2, 3, 4, 5)  # the difficulties that are tested
+    problems: int = 128  # replies to held-out problems, for each number of steps
+    steps: tuple[int, ...] = (1, 2, 3, 4, 5, 6)  # the difficulties that are tested
     precision: str = "fp32"
     most: int = 9
     arms: tuple[str, ...] = ("raw", "verified", "sound", "curated", "no thoughts")
+    without_rl: tuple[str, ...] = ("sound",)
 
 
 PRESETS = {
@@ -169,7 +173,10 @@ def run(preset: str, seed: int) -> dict:
         "seed": seed,
         "config": asdict(setup),
         "pool": look_at(pool),
-        "arms": {name: run_arm(setup, ARMS[name](pool), seed) for name in setup.arms},
+        "arms": {
+            name: run_arm(setup, ARMS[name](pool), seed, name not in setup.without_rl)
+            for name in setup.arms
+        },
     }
     return json.loads(json.dumps(rounded(result)))
 
@@ -193,8 +200,8 @@ def kinds(traces: Sequence[Trace]) -> dict[str, int]:
     return dict(Counter(trace.planted or "none" for trace in traces).most_common())
 
 
-def run_arm(setup: Preset, traces: Sequence[Trace], seed: int) -> dict:
-    """A cold start from the first traces, then GRPO.
+def run_arm(setup: Preset, traces: Sequence[Trace], seed: int, rl: bool) -> dict:
+    """A cold start from the first traces, then GRPO if `rl`.
 
     Raises ValueError where the pool did not hold enough of them.
     """
@@ -204,28 +211,42 @@ def run_arm(setup: Preset, traces: Sequence[Trace], seed: int) -> dict:
             " larger pool"
         )
     chosen = traces[: setup.traces]
+    begun = time.process_time()
     trainer = cold_start(setup, chosen, seed)
     fit(trainer)
+    seconds = time.process_time() - begun
     model = trainer.model.eval()
-    result = {
+    return {
         "planted": kinds(chosen),
         "steps": dict(Counter(str(len(t.problem.changes)) for t in chosen)),
+        "sft_cpu_seconds": round(seconds, 1),
         "start": examine(setup, model, seed),
         "usable": usable(setup, model, seed),
+        **(reinforce(setup, model, seed) if rl else {}),
     }
+
+
+def reinforce(setup: Preset, model: nn.Module, seed: int) -> dict:
+    """GRPO on the model: its log, and what became of the model."""
     recipe = Recipe(
         difficulty=Difficulty(setup.rl_steps, setup.most),
         rounds=setup.rounds,
+        lr=setup.rl_lr,
         max_new=MOST_TOKENS,
     )
+    begun = time.process_time()
     trainer, rounds = grpo_trainer(model, recipe, seed=seed)
     fit(trainer)
-    result["rounds"] = [
+    seconds = time.process_time() - begun
+    log = [
         {"accuracy": entry.scores.accuracy, "silent": entry.silent}
         for entry in rounds.log
     ]
-    result["after"] = examine(setup, model.eval(), seed)
-    return result
+    return {
+        "rounds": log,
+        "rl_cpu_seconds": round(seconds, 1),
+        "after": examine(setup, model.eval(), seed),
+    }
 
 
 def cold_start(setup: Preset, traces: Sequence[Trace], seed: int) -> Trainer:
@@ -246,16 +267,20 @@ def cold_start(setup: Preset, traces: Sequence[Trace], seed: int) -> Trainer:
 
 
 def held_out(setup: Preset, steps: int) -> list[Problem]:
-    """Held-out problems with so many steps, the same for every seed."""
-    difficulty = Difficulty(steps, setup.most)
-    return problems(TEST_SEED, setup.problems, difficulty, "test")
+    """Held-out problems with so many steps, the same for every seed.
+
+    Short ones are few; they are asked several times.
+    """
+    n = min(setup.problems, FEW.get(steps, setup.problems))
+    return problems(TEST_SEED, n, Difficulty(steps, setup.most), "test")
 
 
 def examine(setup: Preset, model: nn.Module, seed: int) -> dict:
     """Held-out accuracy by number of steps, sampled; and more about those of RL."""
     by_steps = {}
     for steps in setup.steps:
-        answers = answer(model, held_out(setup, steps), seed)
+        asked = held_out(setup, steps)
+        answers = answer(model, asked, seed, group=setup.problems // len(asked))
         by_steps[str(steps)] = score(answers).accuracy
         if steps == setup.rl_steps:
             sampled = answers
