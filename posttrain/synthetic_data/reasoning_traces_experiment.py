@@ -4,9 +4,8 @@
 
     pool      what is in it, what each filter dropped, what only that filter found
     arms      for each way to choose the same number of traces: the model after SFT, the
-              groups that RL can use, GRPO's log, the model after RL
-    difficulty  held-out accuracy by the number of steps, before and after RL
-
+              groups that RL can use, GRPO's log, the model after RL; accuracy by the
+              number of steps
 All arms have the same model, number of traces, SFT steps and GRPO recipe; only the
 traces differ. Run it over seeds with `python -m ci.measure reasoning_traces cpu`.
 """
@@ -66,10 +65,10 @@ class Preset:
     sft_steps: int = 230
     sft_lr: float = 2e-2
     rl_steps: int = 4  # of the problems that GRPO asks
-    rounds: int = 30
-    rl_lr: float = 3e-4
-    prompts: int = 64  # whose pass rate is estimated
+    rounds: int = 40  # with the learning rate of the chapter on GRPO
+    prompts: int = 48  # whose pass rate is estimated, for each number of steps
     answers: int = 16  # to each of them
+    asked: tuple[int, ...] = (2, 3, 4)  # steps of those prompts
     problems: int = 128  # replies to held-out problems, for each number of steps
     steps: tuple[int, ...] = (1, 2, 3, 4, 5, 6)  # the difficulties that are tested
     precision: str = "fp32"
@@ -221,7 +220,7 @@ def run_arm(setup: Preset, traces: Sequence[Trace], seed: int, rl: bool) -> dict
         "steps": dict(Counter(str(len(t.problem.changes)) for t in chosen)),
         "sft_cpu_seconds": round(seconds, 1),
         "start": examine(setup, model, seed),
-        "usable": usable(setup, model, seed),
+        "usable": {str(n): usable(setup, model, n, seed) for n in setup.asked},
         **(reinforce(setup, model, seed) if rl else {}),
     }
 
@@ -231,7 +230,6 @@ def reinforce(setup: Preset, model: nn.Module, seed: int) -> dict:
     recipe = Recipe(
         difficulty=Difficulty(setup.rl_steps, setup.most),
         rounds=setup.rounds,
-        lr=setup.rl_lr,
         max_new=MOST_TOKENS,
     )
     begun = time.process_time()
@@ -324,17 +322,15 @@ def bears_its_answer(rollout: Rollout) -> bool:
     return work_fault(Trace(rollout.problem, rollout.reply)) is None
 
 
-def usable(setup: Preset, model: nn.Module, seed: int) -> dict:
-    """How many groups GRPO can use: counted, and by the formula.
+def usable(setup: Preset, model: nn.Module, steps: int, seed: int) -> dict:
+    """How many groups GRPO could use on problems with so many steps.
 
-    counted: the share of groups of G answers that disagree; estimate: unbiased, from
-    all answers; at the mean: what the formula says of the mean pass rate, as if all
-    problems were equally hard.
+    right: of each prompt, how many answers are right. counted: the share of groups of G
+    answers that disagree; estimate: without bias, from all answers; at the mean: what
+    the formula says of the mean pass rate, as if all prompts were equally hard.
     """
     n, G = setup.answers, Recipe().group
-    asked = problems(
-        seed + TEST_SEED, setup.prompts, Difficulty(setup.rl_steps, setup.most)
-    )
+    asked = problems(seed + TEST_SEED, setup.prompts, Difficulty(steps, setup.most))
     replies = answer(model, asked, seed, group=n)
     earned = [parse(r.reply).answer == r.problem.answer for r in replies]
     right = [sum(earned[i : i + n]) for i in range(0, len(earned), n)]

@@ -540,6 +540,10 @@ def pick_later_of_equal(shapes, right, n, k):
     return picked(shapes, right, n, k, key=lambda i: (abs(2 * right[i] - n), -i))
 
 
+def pick_by_float_rates(shapes, right, n, k):
+    return picked(shapes, right, n, k, key=lambda i: abs(right[i] / n - 0.5))
+
+
 def pick_without_shapes(shapes, right, n, k):
     return picked([0] * len(shapes), right, n, k)
 
@@ -806,6 +810,11 @@ MISTAKES = {
         ),
         Mistake(
             pick_later_of_equal, "Of two equally near ones the earlier comes first."
+        ),
+        Mistake(
+            pick_by_float_rates,
+            "1/3 and 2/3 are equally near to one half, their floats are not: compare"
+            " counts, as in `abs(2 * right - n)`.",
         ),
         Mistake(
             pick_without_shapes,
