@@ -12,8 +12,10 @@ become fractions, so 0.1+0.2=0.3 is true and 1/3=0.33 is not.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 TOKEN = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<mark>[-+*/()]))", re.A)
 MAX_CHARACTERS = 200  # of an expression; no step of a worked solution has so many
@@ -23,12 +25,13 @@ class NotArithmetic(ValueError):
     """A text that is no expression of numbers, + - * / and brackets."""
 
 
-def value(text: str) -> Fraction:
+def value(text: str, number: Callable[[str], Any] = Fraction) -> Any:
     """What an expression is worth, exactly. * and / bind before + and -.
 
-    Raises NotArithmetic for any other text, and for a division by zero.
+    number: what a number as it is written becomes; another kind is less exact. Raises
+    NotArithmetic for any other text, and for a division by zero.
     """
-    reader = _Reader(_tokens(text))
+    reader = _Reader(_tokens(text), number)
     try:
         result = reader.sum()
     except ZeroDivisionError:
@@ -90,10 +93,10 @@ def _tokens(text: str) -> list[str]:
 class _Reader:
     """Recursive descent: a sum of products of factors."""
 
-    def __init__(self, tokens: list[str]):
-        self.left = tokens
+    def __init__(self, tokens: list[str], number: Callable[[str], Any]):
+        self.left, self.number = tokens, number
 
-    def sum(self) -> Fraction:
+    def sum(self) -> Any:
         total = self.product()
         while self.left and self.left[0] in "+-":
             sign = self.left.pop(0)
@@ -101,7 +104,7 @@ class _Reader:
             total = total + term if sign == "+" else total - term
         return total
 
-    def product(self) -> Fraction:
+    def product(self) -> Any:
         total = self.factor()
         while self.left and self.left[0] in "*/":
             mark = self.left.pop(0)
@@ -109,7 +112,7 @@ class _Reader:
             total = total * factor if mark == "*" else total / factor
         return total
 
-    def factor(self) -> Fraction:
+    def factor(self) -> Any:
         if not self.left:
             raise NotArithmetic("the expression ends where a number is due")
         token = self.left.pop(0)
@@ -122,4 +125,4 @@ class _Reader:
             return inside
         if token in "*/)":
             raise NotArithmetic(f"{token!r} stands where a number is due")
-        return Fraction(token)
+        return self.number(token)

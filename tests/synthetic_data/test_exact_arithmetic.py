@@ -84,6 +84,12 @@ def test_everything_else_is_refused(text, says):
         value(text)
 
 
+def test_floats_are_less_exact():
+    assert value("0.1+0.2") == value("0.3")
+    assert value("0.1+0.2", float) != value("0.3", float)
+    assert value("(2+3)*4", float) == 20.0
+
+
 def test_steps():
     assert read_step("0.1+0.2=0.3").true
     assert not read_step("1/3=0.33").true
