@@ -92,16 +92,16 @@ FOUND_BY = {
 
 @pytest.fixture(scope="module")
 def pool():
-    return P.draw_pool(seed=5, n=3000)
+    return P.draw_pool(seed=5, n=2000)
 
 
 def test_pool_holds_what_it_says(pool):
-    assert len(pool) == 3000
-    assert pool == P.draw_pool(seed=5, n=3000) != P.draw_pool(seed=6, n=3000)
+    assert len(pool) == 2000
+    assert pool == P.draw_pool(seed=5, n=2000) != P.draw_pool(seed=6, n=2000)
     planted = Counter(trace.planted for trace in pool)
     assert set(P.FAULTS) < set(planted)
     for fault, share in P.SHARES.items():
-        assert planted[fault] == pytest.approx(3000 * share, rel=0.35)
+        assert planted[fault] == pytest.approx(2000 * share, rel=0.4)
     for trace in pool:
         leaked = trace.planted == "problem of the test set"
         assert (trace.problem.split == "test") <= (leaked or "copy" in trace.planted)
@@ -124,7 +124,7 @@ def test_each_fault_is_found_by_the_filters_that_are_for_it(pool):
                 assert loops or filter.name in FOUND_BY[trace.planted], filter.name
     kept = F.curate(pool, F.FILTERS).kept
     assert {trace.planted for trace in kept} <= {"", "copy", "copy with other names"}
-    assert len(kept) > 500
+    assert len(kept) > 300
 
 
 def test_report_adds_up(pool):
@@ -140,14 +140,16 @@ def test_report_adds_up(pool):
 
 
 def test_what_only_one_filter_finds(pool):
-    alone = F.found_by_one(pool, F.FILTERS)
-    for name, count in alone.items():
-        others = [filter for filter in F.FILTERS if filter.name != name]
-        passed = [filter.keep(pool) for filter in others]
-        own = next(filter for filter in F.FILTERS if filter.name == name).keep(pool)
-        only = sum(not ok and all(p[i] for p in passed) for i, ok in enumerate(own))
-        assert only == count
-    assert alone["grounded"] > 100 < alone["only steps"]
+    few = pool[:400]
+    alone = F.found_by_one(few, F.FILTERS)
+    passed = {filter.name: filter.keep(few) for filter in F.FILTERS}
+    for name in passed:
+        others = [ok for other, ok in passed.items() if other != name]
+        only = sum(
+            not passed[name][i] and all(ok[i] for ok in others) for i in range(400)
+        )
+        assert alone[name] == only
+    assert alone["grounded"] > 10 < alone["only steps"]
 
 
 def test_copies_and_near_copies():
