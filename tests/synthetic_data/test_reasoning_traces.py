@@ -169,6 +169,15 @@ def test_repetition():
     assert F.repetition(circle) > 0.7
 
 
+def test_loops_are_dropped():
+    three = "<think>12+3=15;15-5=10" + ";10+0=10" * 3 + "</think>10"
+    assert F.LOOPS.keep([Trace(PROBLEM, text) for text in (GOOD, three)]) == [
+        True,
+        False,
+    ]
+    assert F.repetition(parse(three).thinking) > 0.3
+
+
 def test_a_filter_leaves_what_it_cannot_judge():
     broken = [Trace(PROBLEM, text) for text in ("10", "<think>so</think>10")]
     for filter in (F.TRUE, F.CHAIN, F.END, F.GROUND, F.ANSWER):
