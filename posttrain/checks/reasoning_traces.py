@@ -460,7 +460,7 @@ TASKS = {
         drive_note,
         reference_note,
         MISTAKES["annotation_holds"],
-        forbid=("eval", "exec", "compile"),
+        forbid=("eval", "exec"),
     ),
     "trace_fault": Task(
         fault_cases, drive_fault, reference_fault, MISTAKES["trace_fault"]
