@@ -21,7 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posttrain import cache
-from posttrain.data_fallback import GPT2_FIRST_MERGES, PYTHON_TOPICS, Fallback
+from posttrain.data_fallback import (
+    GPT2_FIRST_MERGES,
+    LIKE_GSM8K_TEST,
+    LIKE_GSM8K_TRAIN,
+    PYTHON_TOPICS,
+    Fallback,
+)
 
 HUB_SECONDS = 5.0  # name lookup, connection and transfer together
 
@@ -71,6 +77,25 @@ SOURCES = {
         bytes=456_304,
         licence="MIT",
         fallback=GPT2_FIRST_MERGES,
+    ),
+    # 7,473 and 1,319 rows, a line of JSON each: read by posttrain.synthetic_data.gsm8k
+    "gsm8k_train": Source(
+        url="https://raw.githubusercontent.com/openai/grade-school-math/master/"
+        "grade_school_math/data/train.jsonl",
+        file="gsm8k_train.jsonl",
+        sha256="17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
+        bytes=4_166_206,
+        licence="MIT",
+        fallback=LIKE_GSM8K_TRAIN,
+    ),
+    "gsm8k_test": Source(
+        url="https://raw.githubusercontent.com/openai/grade-school-math/master/"
+        "grade_school_math/data/test.jsonl",
+        file="gsm8k_test.jsonl",
+        sha256="3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
+        bytes=749_738,
+        licence="MIT",
+        fallback=LIKE_GSM8K_TEST,
     ),
 }
 

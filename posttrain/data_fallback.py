@@ -8,6 +8,7 @@ from one Python version to the next, so a number trained on them is no reference
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from posttrain import data_gsm8k
 from posttrain.data_gpt2 import first_merges
 
 
@@ -31,3 +32,5 @@ def python_topics() -> str:
 
 PYTHON_TOPICS = Fallback("Python's documentation topics", python_topics)
 GPT2_FIRST_MERGES = Fallback("the first 1,000 of GPT-2's merges", first_merges)
+LIKE_GSM8K_TRAIN = Fallback("240 problems in GSM8K's form", data_gsm8k.train_rows)
+LIKE_GSM8K_TEST = Fallback("60 problems in GSM8K's form", data_gsm8k.test_rows)

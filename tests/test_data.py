@@ -290,6 +290,7 @@ def test_unset_folder_and_default_cache(places, monkeypatch, no_network):
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"'tinyshakespear'.*known.*: gpt2_merges, tinyshakespeare$"
+        ValueError,
+        match=r"'tinyshakespear'.*known.*: gpt2_merges, gsm8k_.*, tinyshakespeare$",
     ):
         data.load("tinyshakespear")
