@@ -6,7 +6,7 @@
     best_of(scores), majority([14, 14, None])       # one answer out of n
 
 Sources: Cobbe et al. 2021 (a trained verifier, best of n), Chen et al. 2021 (pass@k),
-Wang et al. 2023 (majority vote), Yuan et al. 2023 (RFT: distinct reasoning paths).
+Wang et al. 2022 (self-consistency), Yuan et al. 2023 (RFT: distinct reasoning paths).
 """
 
 from __future__ import annotations

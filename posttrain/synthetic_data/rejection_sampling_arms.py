@@ -59,7 +59,6 @@ ARMS = {
     "one a calculation": Arm(same=by_equations),
     "one a question": Arm(most=1),
     "steps checked": Arm(verdict=right_steps),
-    "steps, calculation": Arm(verdict=right_steps, same=by_equations),
     "k = 1": Arm(k=1),
     "k = 4": Arm(k=4),
     "k = 4, T = 0.3": Arm(k=4, temperature=0.3),

@@ -54,7 +54,7 @@ class Preset:
 
     questions: int = 256
     k: int = 16
-    steps: int = 30
+    steps: int = 40
     verifier_steps: int = 64
     problems: int = 100
     n: int = 64

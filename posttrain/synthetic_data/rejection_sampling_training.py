@@ -45,7 +45,7 @@ class Accepted:
 
     groups: Sequence[Sequence[Rollout]]
     balanced: bool = True
-    B: int = 48
+    B: int = 64
     seed: int = 0
     device: str = "cpu"
 
