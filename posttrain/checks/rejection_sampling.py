@@ -1,9 +1,9 @@
 """Checks of the exercise `rejection_sampling`.
 
-References: all subsets of k, one by one (pass_at_k); rules read aloud, reply by reply,
-against all that came before (accept, vote); sums over rows in Python (imitation_loss);
-all sequences of n draws with their chances (best_of_n, rft_gradient); a policy that is
-a list of all it has learned (expert_iteration).
+References: exact fractions, draw by draw (draws_needed); rules read aloud, reply by
+reply, against all that came before (accept, vote); sums over rows in Python
+(imitation_loss); all sequences of k draws with their chances (expected_distinct,
+rft_gradient); a policy that is a list of all it has learned (expert_iteration).
 """
 
 from __future__ import annotations
@@ -14,37 +14,42 @@ from fractions import Fraction
 
 import torch
 
-from posttrain.checks.draws import whole
+from posttrain.checks.draws import uniform, whole
 from posttrain.checks.mistakes.rejection_sampling import MISTAKES
 from posttrain.checks.task import Task
 
-# ---------------------------------------------------------------- pass_at_k
+# ---------------------------------------------------------------- draws_needed
 
 
-def pass_cases(rng, hidden):
-    yield 2, 1, 1
-    yield 4, 1, 2
-    yield 5, 0, 3  # none is right
-    yield 5, 5, 2  # all are
-    yield 5, 3, 3  # fewer wrong ones than k
-    yield 6, 5, 4
-    yield 6, 4, 2  # just as many
-    yield 7, 3, 7
-    yield 1, 1, 1
-    yield 8, 2, 4
-    for _ in range(8 if hidden else 3):
-        n = whole(rng, 6, 13)
-        yield n, whole(rng, 1, n), whole(rng, 2, 6)
+def draws_cases(rng, hidden):
+    yield 0.5, 0.5
+    yield 0.5, 0.75  # just reached
+    yield 0.75, 0.9375
+    yield 0.5, 0.76
+    yield 0.3, 0.2  # one draw is more than enough
+    yield 1.0, 0.99
+    yield 0.02, 0.95
+    yield 0.9, 0.9995
+    made = 0
+    while made < (8 if hidden else 3):
+        p, target = uniform(rng, 0.02, 0.9), uniform(rng, 0.3, 0.999)
+        draws = math.log(1 - target) / math.log(1 - p)
+        if abs(draws - round(draws)) > 1e-3:  # no rounding decides
+            made += 1
+            yield p, target
 
 
-def drive_pass(answer, n, c, k):
-    return float(answer(n, c, k))
+def drive_draws(answer, p, target):
+    return int(answer(p, target))
 
 
-def reference_pass(n, c, k):
-    subsets = list(itertools.combinations(range(n), k))
-    hit = sum(any(place < c for place in subset) for subset in subsets)
-    return float(Fraction(hit, len(subsets)))
+def reference_draws(p, target):
+    """Exact fractions: fail once more until it is rare enough."""
+    miss, allowed, n = Fraction(1), 1 - Fraction(target), 0
+    while miss > allowed or n == 0:
+        miss *= 1 - Fraction(p)
+        n += 1
+    return n
 
 
 # ---------------------------------------------------------------- accept
@@ -197,38 +202,42 @@ def reference_vote(answers, weights):
     return winner
 
 
-# ---------------------------------------------------------------- best_of_n
+# ---------------------------------------------------------------- expected_distinct
 
 
-def best_cases(rng, hidden):
-    def case(scores, n, dtype=torch.float64):
-        logits = torch.randn(len(scores), generator=rng, dtype=torch.float64)
-        return logits.softmax(-1).to(dtype), torch.tensor(scores), n
+def distinct_cases(rng, hidden):
+    def case(right, k, policy=None):
+        if policy is None:
+            logits = torch.randn(len(right), generator=rng, dtype=torch.float64)
+            policy = logits.softmax(-1)
+        return policy, torch.tensor(right), k
 
-    yield torch.tensor([0.25, 0.75]).double(), torch.tensor([1.0, 0.0]), 2
-    yield case([0.0, 1.0, 2.0], 1)  # of one draw: the policy
-    yield case([2.0, 0.0, 1.0], 3)  # not sorted
-    yield case([1.0, 1.0, 0.0], 2)  # a tie at the top
-    yield case([0.0, 1.0, 0.0, 0.0], 3)  # one below
-    yield case([1.0, 1.0, 1.0], 4)  # nothing to choose
-    yield case([-1.0, 5.0, 5.0, -1.0, 2.0], 3)
-    yield case([-3.0, -1.0, -2.0], 2)
+    half = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    yield case([True, False], 1, half)
+    yield case([True, True], 2, half)
+    yield case([False, False, False], 3)
+    yield case([True, True, True], 3)
+    yield case([True, False, True], 4)
+    yield case([False, True, True, False], 2)
+    never = torch.tensor([0.75, 0.25, 0.0], dtype=torch.float64)
+    yield case([True, False, True], 3, never)  # a right reply that is never drawn
     for _ in range(4 if hidden else 2):
         V = whole(rng, 3, 6)
-        yield case([float(whole(rng, 0, 4)) for _ in range(V)], whole(rng, 2, 6))
+        yield case(
+            [i < 2 or bool(whole(rng, 0, 2)) for i in range(V)], whole(rng, 2, 5)
+        )
 
 
-def drive_best(answer, policy, scores, n):
-    return answer(policy, scores, n)
+def drive_distinct(answer, policy, right, k):
+    return float(answer(policy, right, k))
 
 
-def reference_best(policy, scores, n):
-    chances = torch.zeros_like(policy)
-    values, p = scores.tolist(), policy.tolist()
-    for draws in itertools.product(range(len(p)), repeat=n):
-        best = max(draws, key=values.__getitem__)  # of equals the first
-        chances[best] += math.prod(p[y] for y in draws)
-    return chances
+def reference_distinct(policy, right, k):
+    total = 0.0
+    for draws in itertools.product(range(len(policy)), repeat=k):
+        found = {y for y in draws if right[y]}
+        total += len(found) * math.prod(policy[y].item() for y in draws)
+    return total
 
 
 # ---------------------------------------------------------------- rft_gradient
@@ -339,13 +348,20 @@ def reference_iteration(rounds, k, due, salt):
 
 
 TASKS = {
-    "pass_at_k": Task(pass_cases, drive_pass, reference_pass, MISTAKES["pass_at_k"]),
+    "draws_needed": Task(
+        draws_cases, drive_draws, reference_draws, MISTAKES["draws_needed"]
+    ),
     "accept": Task(accept_cases, drive_accept, reference_accept, MISTAKES["accept"]),
     "vote": Task(vote_cases, drive_vote, reference_vote, MISTAKES["vote"]),
     "imitation_loss": Task(
         loss_cases, drive_loss, reference_loss, MISTAKES["imitation_loss"]
     ),
-    "best_of_n": Task(best_cases, drive_best, reference_best, MISTAKES["best_of_n"]),
+    "expected_distinct": Task(
+        distinct_cases,
+        drive_distinct,
+        reference_distinct,
+        MISTAKES["expected_distinct"],
+    ),
     "rft_gradient": Task(
         gradient_cases,
         drive_gradient,

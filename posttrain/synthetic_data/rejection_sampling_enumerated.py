@@ -33,6 +33,14 @@ def accepted_by_trying(policy: Tensor, right: Tensor, tries: int) -> Tensor:
     return first * policy * right
 
 
+def expected_distinct(policy: Tensor, right: Tensor, k: int) -> float:
+    """How many different right replies k draws find on average.
+
+    The sum over right replies of 1 - (1 - policy(y))^k, the chance to be drawn at all.
+    """
+    return (1 - (1 - policy) ** k)[right].sum().item()
+
+
 def evidence_bound(policy: Tensor, right: Tensor, q: Tensor) -> float:
     """E_q[log policy(y)] + H(q), for a q that gives right replies only: at most log p.
 

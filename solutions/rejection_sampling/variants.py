@@ -11,28 +11,45 @@ from collections import Counter
 
 import torch
 
-# ---------------------------------------------------------------- pass_at_k
+# ---------------------------------------------------------------- draws_needed
 
 
-def pass_by_a_product(n, c, k):
-    """As Chen et al. write it. Where n - c < k one factor is 0: no case of its own."""
-    return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
+def draws_by_logarithms(p, target):
+    if p == 1:
+        return 1
+    return max(1, math.ceil(math.log(1 - target) / math.log(1 - p)))
 
 
-def pass_draw_by_draw(n, c, k):
-    """The chance to miss k times in a row, without putting back."""
-    miss = 1.0
-    for i in range(k):
-        miss *= max(0, n - c - i) / (n - i)
-    return 1 - miss
+def draws_by_doubling(p, target):
+    """Doubled until it is enough, then halved in."""
+    enough = 1
+    while (1 - p) ** enough > 1 - target:
+        enough *= 2
+    low = enough // 2
+    while enough - low > 1:
+        middle = (low + enough) // 2
+        if (1 - p) ** middle > 1 - target:
+            low = middle
+        else:
+            enough = middle
+    return enough
 
 
-def pass_with_the_sides_swapped(n, c, k):
-    return 1 - math.comb(c, k) / math.comb(n, k)
+def draws_logarithms_turned(p, target):
+    if p == 1:
+        return 1
+    return max(1, math.ceil(math.log(1 - p) / math.log(1 - target)))
 
 
-def pass_with_replacement_of_one(n, c, k):
-    return 1 - ((n - c) / n) * ((n - c) / n) ** (k - 1)
+def draws_to_pass_strictly(p, target):
+    n = 1
+    while 1 - (1 - p) ** n <= target:
+        n += 1
+    return n
+
+
+def draws_from_two(p, target):
+    return max(2, draws_by_doubling(p, target))
 
 
 # ---------------------------------------------------------------- accept
@@ -166,41 +183,34 @@ def loss_by_root_of_count(logprobs, mask, questions):
     return -(replies / counts[group].sqrt()).sum() / len(counts)
 
 
-# ---------------------------------------------------------------- best_of_n
+# ---------------------------------------------------------------- expected_distinct
 
 
-def best_by_enumeration(policy, scores, n):
-    chances = torch.zeros_like(policy)
-    for draws in itertools.product(range(len(policy)), repeat=n):
-        best = max(draws, key=lambda y: float(scores[y]))
-        chances[best] += math.prod(float(policy[y]) for y in draws)
-    return chances
+def distinct_by_enumeration(policy, right, k):
+    total = 0.0
+    for draws in itertools.product(range(len(policy)), repeat=k):
+        chance = math.prod(float(policy[y]) for y in draws)
+        total += chance * len({y for y in draws if right[y]})
+    return total
 
 
-def best_by_the_place_of_the_first(policy, scores, n):
-    """The first best stands at t: before it only less, behind it at most as much."""
-    below = (policy * (scores < scores[:, None])).sum(1)
-    at_most = (policy * (scores <= scores[:, None])).sum(1)
-    places = [policy * below**t * at_most ** (n - 1 - t) for t in range(n)]
-    return torch.stack(places).sum(0)
+def distinct_by_first_places(policy, right, k):
+    """A reply is new at draw t if none of the t before it was the same."""
+    new = sum((1 - policy) ** t for t in range(k)) * policy
+    return new[right].sum()
 
 
-def best_tilted(policy, scores, n):
-    tilted = policy * torch.exp(scores * math.log(n)).to(policy.dtype)
-    return tilted / tilted.sum()
+def distinct_of_one_less(policy, right, k):
+    return distinct_by_first_places(policy, right, max(1, k - 1))
 
 
-def best_of_one_more(policy, scores, n):
-    return best_by_the_place_of_the_first(policy, scores, n + 1)
+def distinct_wrong_ones(policy, right, k):
+    return distinct_by_first_places(policy, ~right, k)
 
 
-def best_first_reply_of_a_tie(policy, scores, n):
-    """All of a group's chance to the one that stands first in the list."""
-    chances = torch.zeros_like(policy)
-    for draws in itertools.product(range(len(policy)), repeat=n):
-        best = max(sorted(draws), key=lambda y: float(scores[y]))
-        chances[best] += math.prod(float(policy[y]) for y in draws)
-    return chances
+def distinct_twice_or_more(policy, right, k):
+    once = k * policy * (1 - policy) ** (k - 1)
+    return (1 - (1 - policy) ** k - once)[right].sum()
 
 
 # ---------------------------------------------------------------- rft_gradient
@@ -308,18 +318,19 @@ def iteration_stops_early(policy, rounds, k, draw, check, fit):
 
 
 RIGHT = {
-    "pass_at_k": [pass_by_a_product, pass_draw_by_draw],
+    "draws_needed": [draws_by_logarithms, draws_by_doubling],
     "accept": [accept_by_sorted_text, accept_by_groups],
     "vote": [vote_by_sums, vote_by_sorting],
     "imitation_loss": [loss_question_by_question, loss_by_a_matrix],
-    "best_of_n": [best_by_enumeration, best_by_the_place_of_the_first],
+    "expected_distinct": [distinct_by_enumeration, distinct_by_first_places],
     "rft_gradient": [gradient_by_a_sum, gradient_by_autograd],
     "expert_iteration": [iteration_with_sets],
 }
 WRONG = {
-    "pass_at_k": [
-        pass_with_the_sides_swapped,
-        pass_with_replacement_of_one,
+    "draws_needed": [
+        draws_logarithms_turned,
+        draws_to_pass_strictly,
+        draws_from_two,
     ],
     "accept": [
         accept_the_last_of_equals,
@@ -333,7 +344,11 @@ WRONG = {
         loss_without_gradient,
         loss_by_root_of_count,
     ],
-    "best_of_n": [best_tilted, best_of_one_more, best_first_reply_of_a_tie],
+    "expected_distinct": [
+        distinct_of_one_less,
+        distinct_wrong_ones,
+        distinct_twice_or_more,
+    ],
     "rft_gradient": [
         gradient_of_pass_at_k,
         gradient_downhill,
@@ -349,6 +364,7 @@ WRONG = {
 _LENGTHS = "both lists always have the same length"
 _SHIFT = "every answer's sum is shifted alike, so the order stays"
 EQUIVALENT = {
+    "draws_needed: `n = 1` -> `n = 0`": "the target is above 0: no draw is too few",
     "vote: `for answer, weight in zip(answers, weights, strict=True):` -> "
     "`for answer, weight in zip(answers, weights):`": _LENGTHS,
     "vote: `for answer, weight in zip(answers, weights, strict=True):` -> "

@@ -1,5 +1,6 @@
 """The mathematics of rejection sampling, on vocabularies small enough to list."""
 
+import itertools
 import math
 
 import pytest
@@ -67,6 +68,16 @@ def test_the_bound_is_reached_by_accepted_replies_alone(case):
         assert E.evidence_bound(policy, right, flat) < log_p - 1e-6
     with pytest.raises(ValueError, match="not right"):
         E.evidence_bound(policy, right, policy)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_distinct_right_replies_of_all_draws(case, k):
+    logits, right = case
+    policy, due = logits.softmax(-1), 0.0
+    for draws in itertools.product(range(V), repeat=k):
+        found = {y for y in draws if right[y]}
+        due += policy[list(draws)].prod().item() * len(found)
+    assert E.expected_distinct(policy, right, k) == pytest.approx(due)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])

@@ -8,44 +8,30 @@ import torch
 
 from posttrain.checks.task import Mistake
 
-# ---------------------------------------------------------------- pass_at_k
+# ---------------------------------------------------------------- draws_needed
 
 
-def pass_plain(n, c, k):
-    return 1 - (1 - c / n) ** k
+def draws_mean_tries(p, target):
+    return math.ceil(1 / p)
 
 
-def pass_edge_is_zero(n, c, k):
-    if n - c < k:
-        return 0.0
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
+def draws_added_up(p, target):
+    return math.ceil(target / p)
 
 
-def pass_product_off_by_one(n, c, k):
-    """Chen's product runs from n - c + 1 to n."""
-    if n - c < k:
-        return 1.0
-    return 1 - math.prod(1 - k / i for i in range(n - c, n))
+def draws_rounded_down(p, target):
+    return 1 if p == 1 else max(1, math.floor(math.log(1 - target) / math.log(1 - p)))
 
 
-def pass_all_right(n, c, k):
-    return math.comb(c, k) / math.comb(n, k)
+def draws_one_more(p, target):
+    return 1 if p == 1 else math.floor(math.log(1 - target) / math.log(1 - p)) + 1
 
 
-def pass_share(n, c, k):
-    return c / n
-
-
-def pass_union(n, c, k):
-    return min(1.0, k * c / n)
-
-
-def pass_fail(n, c, k):
-    return math.comb(n - c, k) / math.comb(n, k)
-
-
-def pass_any(n, c, k):
-    return float(c > 0)
+def draws_until_none_fails(p, target):
+    n = 1
+    while (1 - p) ** n > target:
+        n += 1
+    return n
 
 
 # ---------------------------------------------------------------- accept
@@ -241,44 +227,40 @@ def loss_ids_as_count(logprobs, mask, questions):
     return -(sums / counts).mean()
 
 
-# ---------------------------------------------------------------- best_of_n
+# ---------------------------------------------------------------- expected_distinct
 
 
-def best_power(policy, scores, n):
-    at_most = (policy * (scores <= scores[:, None])).sum(1)
-    return at_most**n
+def distinct_with_duplicates(policy, right, k):
+    return k * (policy * right).sum()
 
 
-def best_without_ties(policy, scores, n):
-    order = scores.argsort(stable=True)
-    above = policy[order].cumsum(0)
-    chances = torch.empty_like(policy)
-    chances[order] = above**n - (above - policy[order]) ** n
-    return chances
+def distinct_any(policy, right, k):
+    return 1 - (1 - (policy * right).sum()) ** k
 
 
-def best_density(policy, scores, n):
-    at_most = (policy * (scores <= scores[:, None])).sum(1)
-    return n * policy * at_most ** (n - 1)
+def distinct_all_replies(policy, right, k):
+    return (1 - (1 - policy) ** k).sum()
 
 
-def best_evenly(policy, scores, n):
-    equal = scores == scores[:, None]
-    at_most = (policy * (scores <= scores[:, None])).sum(1)
-    below = (policy * (scores < scores[:, None])).sum(1)
-    return (at_most**n - below**n) / equal.sum(1)
+def distinct_all_accepted(policy, right, k):
+    p = (policy * right).sum()
+    if p == 0:
+        return 0.0
+    return (1 - (1 - policy * right / p) ** k).sum()
 
 
-def best_whole_group(policy, scores, n):
-    at_most = (policy * (scores <= scores[:, None])).sum(1)
-    below = (policy * (scores < scores[:, None])).sum(1)
-    return at_most**n - below**n
+def distinct_at_most(policy, right, k):
+    return min(k, int(right.sum()))
 
 
-def best_worst(policy, scores, n):
-    at_least = (policy * (scores >= scores[:, None])).sum(1)
-    above = (policy * (scores > scores[:, None])).sum(1)
-    return policy / (at_least - above) * (at_least**n - above**n)
+def distinct_evenly(policy, right, k):
+    D = int(right.sum())
+    p = (policy * right).sum()
+    return D * (1 - (1 - p / D) ** k) if D else 0.0
+
+
+def distinct_once(policy, right, k):
+    return (right * k * policy * (1 - policy) ** (k - 1)).sum()
 
 
 # ---------------------------------------------------------------- rft_gradient
@@ -415,36 +397,28 @@ def iteration_fits_each_question(policy, rounds, k, draw, check, fit):
 
 
 MISTAKES = {
-    "pass_at_k": (
+    "draws_needed": (
         Mistake(
-            pass_plain,
-            "1 - (1 - c/n)^k puts an estimate of p into a curve that bends: it is too"
-            " low on average. Count subsets of k out of n instead.",
+            draws_mean_tries,
+            "1 / p is how many draws it takes *on average*. What is the chance that n"
+            " draws are enough?",
         ),
         Mistake(
-            pass_edge_is_zero,
-            "Where fewer than k replies are wrong, every subset of k holds a right one:"
-            " the result is 1, not 0.",
+            draws_added_up,
+            "Chances do not add up: two draws may both be right. Look at the chance"
+            " that all n fail.",
         ),
         Mistake(
-            pass_product_off_by_one,
-            "The product of 1 - k / i runs over i from n - c + 1 to n.",
+            draws_rounded_down,
+            "Rounded down, the target is not reached: round up.",
         ),
         Mistake(
-            pass_all_right,
-            "That is the chance that all k are right. One is enough.",
+            draws_one_more,
+            "Where the target is reached exactly, that is one draw too many.",
         ),
-        Mistake(pass_share, "That is pass@1; what does k do?"),
         Mistake(
-            pass_union,
-            "k c / n counts a subset with two right ones twice. Count the subsets"
-            " without a right one, and subtract.",
-        ),
-        Mistake(pass_fail, "That is the chance that none of the k is right."),
-        Mistake(
-            pass_any,
-            "That is pass@n, a single look at all n. For smaller k, average over all"
-            " subsets of k.",
+            draws_until_none_fails,
+            "(1 - p)^n is the chance that all fail: it must fall to 1 - target.",
         ),
     ),
     "accept": (
@@ -542,33 +516,34 @@ MISTAKES = {
             " that are there, not by the largest.",
         ),
     ),
-    "best_of_n": (
+    "expected_distinct": (
         Mistake(
-            best_power,
-            "F^n is the chance that the best of n scores *at most* this. Subtract the"
-            " chance that it scores less.",
+            distinct_with_duplicates,
+            "k p counts a reply as often as it is drawn. Each different one counts"
+            " once: ask, for each, whether it was drawn at all.",
         ),
         Mistake(
-            best_without_ties,
-            "Equal scores are no order: replies with the same score share what their"
-            " group gets, in proportion to the policy.",
+            distinct_any,
+            "That is the chance that any right reply is found. Sum over replies.",
+        ),
+        Mistake(distinct_all_replies, "Only replies that are right count."),
+        Mistake(
+            distinct_all_accepted,
+            "That is for k *accepted* replies. Of k draws some are wrong, and a reply"
+            " comes with its chance under the policy.",
         ),
         Mistake(
-            best_density,
-            "n pi F^(n-1) is the density for a continuous score. With chances that are"
-            " not small, take the difference of two powers.",
+            distinct_at_most,
+            "That is the most that k draws can find, not what they find on average.",
         ),
         Mistake(
-            best_evenly,
-            "Replies with equal scores do not share evenly: the first of the draws is"
-            " taken, so they keep the policy's proportions.",
+            distinct_evenly,
+            "The right replies are not equally likely: rare ones are found later.",
         ),
         Mistake(
-            best_whole_group,
-            "Each reply was given what all replies of its score get together; this does"
-            " not sum to 1.",
+            distinct_once,
+            "That counts replies which are drawn exactly once. Once or more is enough.",
         ),
-        Mistake(best_worst, "That is the worst of n: turn the comparison round."),
     ),
     "rft_gradient": (
         Mistake(
