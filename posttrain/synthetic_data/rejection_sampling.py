@@ -2,16 +2,14 @@
 
     right = [check(r) for r in rollouts]            # a verifier, exact or not
     kept = keep(rollouts, right, same=by_equations, most=4)
-    pass_at_k(n, c, k)                              # from c right ones among n
     best_of(scores), majority([14, 14, None])       # one answer out of n
 
-Sources: Cobbe et al. 2021 (a trained verifier, best of n), Chen et al. 2021 (pass@k),
-Wang et al. 2022 (self-consistency), Yuan et al. 2023 (RFT: distinct reasoning paths).
+pass@k is in `sampling_measures`. Sources: Cobbe et al. 2021 (best of n), Wang et al.
+2022 (self-consistency), Yuan et al. 2023 (RFT: distinct reasoning paths).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 
 from posttrain.alignment.rollouts import Rollout
@@ -19,18 +17,6 @@ from posttrain.alignment.verifier import parse
 from posttrain.synthetic_data.rejection_sampling_paths import equations, sound
 
 Key = Callable[[Rollout], Hashable]
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Chance that at least one of k replies is right, from c right ones among n.
-
-    1 - C(n - c, k) / C(n, k): the share of all subsets of k that hold a right one, and
-    so without bias. Raises ValueError unless 0 <= c <= n and 1 <= k <= n. Source: Chen
-    et al. 2021, equation 1.
-    """
-    if not (0 <= c <= n and 1 <= k <= n):
-        raise ValueError(f"n={n}, c={c}, k={k}: needs 0 <= c <= n and 1 <= k <= n")
-    return 1 - math.comb(n - c, k) / math.comb(n, k)  # comb(3, 5) is 0
 
 
 def best_of(scores: Sequence[float]) -> int:

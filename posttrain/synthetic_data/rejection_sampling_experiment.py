@@ -74,9 +74,9 @@ class Preset:
 
 PRESETS = {
     "ci": Preset(
-        questions=64,
+        questions=96,
         k=8,
-        steps=10,
+        steps=24,
         verifier_steps=8,
         problems=40,
         n=16,

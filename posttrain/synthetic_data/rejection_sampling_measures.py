@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from posttrain.alignment.rollouts import Rollout
+from posttrain.foundations.sampling_measures import pass_at_k
 from posttrain.synthetic_data.rejection_sampling import (
     by_equations,
-    pass_at_k,
     right_answer,
     right_steps,
 )

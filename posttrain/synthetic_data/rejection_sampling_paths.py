@@ -134,13 +134,16 @@ def sound(problem: Problem, thinking: str) -> bool:
     path = read(thinking)
     if path is None or len(path) != len(problem.changes):
         return False
-    return _reaches(path, [problem.start, *problem.changes], problem.answer)
+    return _adds_up(path, [problem.start, *problem.changes])
 
 
-def _reaches(path: list[Equation], numbers: list[int], answer: int) -> bool:
-    """Whether `path`, applied to the signed `numbers`, leaves the answer alone."""
+def _adds_up(path: list[Equation], numbers: list[int]) -> bool:
+    """Whether each equation is true and takes two of the signed `numbers` at hand.
+
+    Their sum never changes, so the one that is left at the end is the answer.
+    """
     if not path:
-        return numbers == [answer]
+        return True
     (a, sign, b, c), *rest = path
     readings = [(a, b, c), (-a, -b, -c)] if sign == "+" else [(a, -b, c)]
     for first, second, result in readings:
@@ -151,6 +154,6 @@ def _reaches(path: list[Equation], numbers: list[int], answer: int) -> bool:
         if second not in left:
             continue
         left.remove(second)
-        if _reaches(rest, [*left, result], answer):
+        if _adds_up(rest, [*left, result]):
             return True
     return False

@@ -2,12 +2,11 @@
 
 import itertools
 import random
-from fractions import Fraction
 
 import pytest
 import torch
 
-from posttrain.alignment.reward_model_measures import best_of_n, best_of_n_kl
+from posttrain.alignment.reward_model_measures import best_of_n_kl
 from posttrain.alignment.rollouts import Rollout
 from posttrain.alignment.word_problems import Problem
 from posttrain.synthetic_data import rejection_sampling as R
@@ -31,38 +30,6 @@ def reply(thinking, answer=10, problem=PROBLEM):
 def broken(problem=PROBLEM):
     """A reply that the verifier cannot read."""
     return Rollout(problem, [1], [2], [-1.0], "<think>12+3")
-
-
-# ---------------------------------------------------------------- pass@k
-
-
-def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one():
-    for n, k in itertools.product(range(1, 7), range(1, 7)):
-        if k > n:
-            continue
-        for c in range(n + 1):
-            right = [1] * c + [0] * (n - c)
-            subsets = list(itertools.combinations(right, k))
-            due = Fraction(sum(map(any, subsets)), len(subsets))
-            assert R.pass_at_k(n, c, k) == pytest.approx(float(due), abs=1e-15)
-
-
-def test_pass_at_k_is_unbiased_and_the_plain_estimate_is_not():
-    p, n, k = 0.3, 8, 4
-    chance = [
-        R.math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)
-    ]  # of c right ones
-    due = 1 - (1 - p) ** k
-    ours = sum(w * R.pass_at_k(n, c, k) for c, w in enumerate(chance))
-    plain = sum(w * (1 - (1 - c / n) ** k) for c, w in enumerate(chance))
-    assert ours == pytest.approx(due, abs=1e-12)
-    assert plain < due - 0.03
-
-
-@pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, 1, 5), (4, 1, 0), (4, -1, 1)])
-def test_pass_at_k_names_what_cannot_be(n, c, k):
-    with pytest.raises(ValueError, match=f"n={n}, c={c}, k={k}"):
-        R.pass_at_k(n, c, k)
 
 
 # ---------------------------------------------------------------- one out of n
@@ -216,23 +183,23 @@ def test_groups_must_be_whole():
 
 
 def test_curves_of_choice_on_replies_with_known_scores():
+    """Three problems of four replies: found, fooled, and none to be found."""
     rng = random.Random(0)
+    third = Problem("Ann has 12 pens, finds 3 more, loses 5.", 12, (3, -5))
     pool, scores = [], []
-    for problem in (PROBLEM, OTHER):
+    for problem in (PROBLEM, OTHER, third):
         for i in range(4):
-            right = i == 0
+            right = i == 0 and problem is not third
             pool.append(reply(PATH if right else SLIP, 10 if right else 11, problem))
             scores.append(1.0 if right and problem is PROBLEM else -rng.random())
-    scores = torch.tensor(scores).view(2, 4)
+    scores = torch.tensor(scores).view(3, 4)
     scores[1, 0] = -5.0  # here the verifier is fooled
     found = choice.curves(pool, scores)
     assert found["n"] == [1, 2, 4]
-    assert found["curves"]["exact"] == pytest.approx([1 / 4, 1 / 2, 1.0])
-    assert found["curves"]["learned"] == pytest.approx([1 / 4, 1 / 4, 1 / 2])
-    assert found["curves"]["learned"][-1] == best_of_n(
-        scores, torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0]]), 4
-    )
+    assert found["curves"]["exact"] == pytest.approx([1 / 6, 1 / 3, 2 / 3])
+    assert found["curves"]["learned"] == pytest.approx([1 / 6, 1 / 6, 1 / 3])
     assert found["curves"]["vote"][-1] == 0.0
-    assert found["fooled"] == 0.5
-    assert found["verdicts"] == 7 / 8
+    assert found["curves"]["likely"][0] == found["curves"]["exact"][0]
+    assert found["fooled"] == pytest.approx(1 / 3)
+    assert found["verdicts"] == pytest.approx(11 / 12)
     assert [e["question"] for e in found["examples"]] == [OTHER.question]

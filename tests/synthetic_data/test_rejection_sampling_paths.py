@@ -39,6 +39,7 @@ def test_every_way_of_many_problems_is_sound():
         "12+3=15;15-5=10;10+4=14",  # unfinished
         "12+3=16;15-5=10;10+4=14;14-2=12",  # a slip that is not carried on
         "12+3=16;16-5=11;11+4=15;15-2=13",  # one that is: another answer
+        "12+3=16;16-5=10;10+4=14;14-2=12",  # two slips that cancel
         "12+3=15;15-5=10;10+5=15;15-3=12",  # true, of other numbers
         "12+4=16;16-5=11;11+3=14;14-2=12;12+0=12",  # a step too many
         "3+5=8;12+8=20;20-4=16;16-4=12",  # a loss among the gains
