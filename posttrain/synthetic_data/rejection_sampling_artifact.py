@@ -68,7 +68,7 @@ class Start:
 
 
 PRESETS = {
-    "ci": Start(exam=Exam((1, 2, 3)), C=48, demonstrations=1500, steps=300, B=48),
+    "ci": Start(exam=Exam((1, 2)), demonstrations=1500, steps=300, B=48),
     "cpu": Start(),
     "t4": Start(
         exam=Exam((4, 6, 8), most=99),
