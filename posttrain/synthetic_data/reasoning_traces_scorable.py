@@ -40,19 +40,6 @@ def usable_share_of(right: int, n: int, G: int) -> float:
     return 1 - useless / math.comb(n, G)
 
 
-def group_size_for(p: float, share: float) -> int:
-    """The smallest G at which `share` of the groups can be used.
-
-    Raises ValueError where no G does: p = 0 or 1, or a share outside 0 ... 1.
-    """
-    if not 0 < p < 1 or not 0 < share < 1:
-        raise ValueError(f"p={p} and share={share} must lie strictly between 0 and 1")
-    G = 2
-    while usable_share(p, G) < share:
-        G += 1
-    return G
-
-
 def simulated_share(p: float, G: int, groups: int, seed: int = 0) -> float:
     """The same by trying it: the share of drawn groups that disagree."""
     rng = random.Random(seed)

@@ -50,12 +50,6 @@ def test_estimate_counts_the_groups():
         assert S.usable_share_of(right, 6, 3) == pytest.approx(due)
 
 
-def test_group_size():
-    assert S.group_size_for(0.5, 0.5) == 2
-    G = S.group_size_for(0.05, 0.9)
-    assert S.usable_share(0.05, G) >= 0.9 > S.usable_share(0.05, G - 1)
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -63,8 +57,6 @@ def test_group_size():
         lambda: S.usable_share(0.5, 0),
         lambda: S.usable_share_of(5, 4, 2),
         lambda: S.usable_share_of(2, 4, 5),
-        lambda: S.group_size_for(0.0, 0.5),
-        lambda: S.group_size_for(0.5, 1.0),
         lambda: O.runs("a b", 0),
     ],
 )
