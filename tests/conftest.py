@@ -31,6 +31,7 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+@pytest.hookimpl(tryfirst=True)  # before a mark skips the test
 def pytest_runtest_setup(item):
     item.cpu_before = times.process_seconds()
 
