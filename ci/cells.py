@@ -118,13 +118,14 @@ def grader_scores(topic: Topic, root: Path) -> dict | None:
 
 def _scores(scores: dict) -> str:
     variants, mutants = scores["variants"], scores["mutants"]
+    same = "behaves" if mutants["equivalent"] == 1 else "behave"
     return (
         "How well the grader itself was tested: it refuses "
         f"{variants['wrong_refused']} of {variants['wrong']} known wrong answers, "
         f"accepts {variants['right_accepted']} of {variants['right']} right ones "
         "written another way, and refuses "
         f"{mutants['killed']} of the {mutants['total']} answers made by changing one "
-        f"thing in the solution; the other {mutants['equivalent']} behave the same."
+        f"thing in the solution; the other {mutants['equivalent']} {same} the same."
     )
 
 
