@@ -1,0 +1,1 @@
+"""The laboratory: prove a Triton kernel without a GPU."""
