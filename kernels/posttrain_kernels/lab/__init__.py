@@ -16,8 +16,8 @@ the wrapper that you would call on a GPU; kernels are decorated as ever, and one
     with lab.strict():  # the numbers, and every access checked
         double_kernel[(1,)](x, y, 1000, BLOCK=1024)
 
-    OutOfBounds: double_kernel, program (0, 0, 0), line 4 `x = tl.load(x_ptr + i)`:
-    load out of bounds in 24 of 1024 lanes of x_ptr (shape (1000,), ...
+    OutOfBounds: double_kernel, program (0, 0, 0), line 6 `x = tl.load(x_ptr + i)`:
+    load out of bounds in 24 of 1024 lanes of x_ptr (shape (1000,), strides (1,), ...
 
     with lab.compiled(arch=90) as log:  # registers, spills, instructions on an H100
         double_kernel[(1,)](x, y, 1000, BLOCK=1024)
@@ -31,8 +31,7 @@ between the threads of one program.
 from posttrain_kernels.lab.accuracy import assert_accurate
 from posttrain_kernels.lab.compiled import CHIPS, Chip, Launch, compiled
 from posttrain_kernels.lab.interpreter import KernelError
-from posttrain_kernels.lab.mode import active
-from posttrain_kernels.lab.strict import strict
+from posttrain_kernels.lab.strict import poisoned_memory, strict
 from posttrain_kernels.lab.violations import (
     OutOfBounds,
     Overflow,
@@ -40,6 +39,7 @@ from posttrain_kernels.lab.violations import (
     Undefined,
     Violation,
 )
+from posttrain_kernels.mode import active
 
 __all__ = [
     "CHIPS",
@@ -54,5 +54,6 @@ __all__ = [
     "active",
     "assert_accurate",
     "compiled",
+    "poisoned_memory",
     "strict",
 ]

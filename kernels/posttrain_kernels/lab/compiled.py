@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from posttrain_kernels.lab import mode
+from posttrain_kernels import mode
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils import deterministic
 
-from posttrain_kernels.lab import mode
+from posttrain_kernels import mode
 from posttrain_kernels.lab.builder import StrictBuilder
 from posttrain_kernels.lab.interpreter import Session
 from posttrain_kernels.lab.memory import Memory
@@ -36,15 +36,15 @@ def strict(races: bool = True, seed: int = 0) -> Iterator[None]:
     exception in a kernel comes as KernelError, with the same. Takes milliseconds an
     operation of a program, so use small sizes. Not thread-safe: one block at a time.
     """
-    with mode.entered("strict"), _poisoned_memory():
+    with mode.entered("strict"), poisoned_memory():
         session = Session(lambda: StrictBuilder(Memory(races)), seed)
         with session.installed():
             yield
 
 
 @contextlib.contextmanager
-def _poisoned_memory() -> Iterator[None]:
-    """torch.empty gives NaN."""
+def poisoned_memory() -> Iterator[None]:
+    """torch.empty gives NaN (or the largest integer) in this block, on any device."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = deterministic.fill_uninitialized_memory
