@@ -120,3 +120,10 @@ def multiprocessors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def architecture() -> int:
+    """What kernels are compiled for: 90 for sm_90; 0 where they are interpreted."""
+    if mode.active() == "strict":
+        return 0
+    return triton.runtime.driver.active.get_current_target().arch

@@ -117,7 +117,7 @@ class _Rewriter(stock.FunctionRewriter):
     def _compile_and_exec(self, tree):
         nonlocals = inspect.getclosurevars(self.fn).nonlocals
         space = self.fn.__globals__ | nonlocals
-        space["interpreter_semantic"] = stock.interpreter_semantic
+        space |= {"interpreter_semantic": stock.interpreter_semantic, "range": _range}
         exec(compile(tree, self.filename, "exec"), space)
         return space[self.fn.__name__]
 
@@ -130,6 +130,7 @@ def _interpreting(builder) -> Iterator[None]:
         triton.knobs.runtime.interpret = True  # constexpr functions give plain numbers
         modules = {"tl": tl, "core": tl.core}
         stock._patch_lang(types.SimpleNamespace(__globals__=modules))
+        tl.range = _range
         builder.patch_language()
         semantic.builder = builder
         try:
@@ -151,6 +152,17 @@ def _restored(places) -> Iterator[None]:
             for name, value in before.items():
                 if vars(place)[name] is not value:
                     setattr(place, name, value)
+
+
+def _range(*bounds, **_) -> Iterator[tl.tensor]:
+    """range() as the compiler sees it: the variable is a tensor, as wide as its bounds.
+
+    A plain int would hide overflow, and has no `.to`.
+    """
+    wide = any(isinstance(b, tl.tensor) and b.dtype == tl.int64 for b in bounds)
+    for i in range(*bounds):
+        value = stock.interpreter_semantic.to_tensor(i)
+        yield value.to(tl.int64) if wide else value
 
 
 def _value(parameter, argument, builder):

@@ -1,0 +1,336 @@
+"""The three Triton kernels behind `flash_attention`; the wrapper explains the method.
+
+Letters: b sequence, h query head, M rows of queries and N rows of keys in a block, D
+head size. Scores are kept in base 2, since exp2 is one instruction: `scale` is
+log2(e) / √D. `shift` is T_k - T_q: under the causal mask query i sees the keys 0 ...
+i + shift. Products take the dtype of the inputs and sum in fp32.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def tile(ptr, strides, b, h, first, ROWS: tl.constexpr, D: tl.constexpr):
+    """Pointers to ROWS rows of head h of sequence b, from row `first` on: (ROWS, D)."""
+    start = ptr + b * strides[0] + h * strides[1] + first.to(tl.int64) * strides[2]
+    return start + tl.arange(0, ROWS)[:, None] * strides[2] + tl.arange(0, D)[None, :]
+
+
+@triton.jit
+def load_rows(pointers, rows, n_rows, MASKED: tl.constexpr):
+    """Load (ROWS, D); rows from n_rows on are zero. MASKED False: there are none."""
+    if MASKED:
+        x = tl.load(pointers, mask=(rows < n_rows)[:, None], other=0.0)
+    else:
+        x = tl.load(pointers)
+    return x
+
+
+@triton.jit
+def visible(queries, keys, n_keys, shift, CAUSAL: tl.constexpr):
+    """Which query may look at which key; both broadcast against each other."""
+    ok = keys < n_keys
+    if CAUSAL:
+        ok = ok & (keys <= queries + shift)
+    return ok
+
+
+@triton.jit
+def key_range(first_query, n_keys, shift, M, N, CAUSAL: tl.constexpr):
+    """Where the keys end that all M queries see, in whole blocks, and that any does."""
+    end = n_keys
+    full = n_keys
+    if CAUSAL:
+        end = tl.minimum(first_query + M + shift, n_keys)
+        full = tl.minimum(first_query + 1 + shift, n_keys)
+    return full // N * N, end
+
+
+@triton.jit
+def forward_loop(
+    state,
+    q,
+    k_ptr,
+    v_ptr,
+    k_strides,
+    v_strides,
+    b,
+    h,
+    queries,
+    first,
+    end,
+    n_keys,
+    shift,
+    scale,
+    MASKED: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    N: tl.constexpr,
+    D: tl.constexpr,
+):
+    """Take in the keys first ... end - 1, block by block: the online softmax."""
+    acc, l, m = state
+    for start in range(first, end, N):
+        keys = start + tl.arange(0, N)
+        k = load_rows(tile(k_ptr, k_strides, b, h, start, N, D), keys, n_keys, MASKED)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # (M, N)
+        if MASKED:
+            ok = visible(queries[:, None], keys[None, :], n_keys, shift, CAUSAL)
+            s = tl.where(ok, s, -float("inf"))
+        higher = tl.maximum(m, tl.max(s, axis=1))  # (M,)
+        p = tl.exp2(s - higher[:, None])
+        shrink = tl.exp2(m - higher)  # what came before was scaled by the old maximum
+        l = l * shrink + tl.sum(p, axis=1)
+        v = load_rows(tile(v_ptr, v_strides, b, h, start, N, D), keys, n_keys, MASKED)
+        acc = acc * shrink[:, None]
+        acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")  # (M, D)
+        m = higher
+    return acc, l, m
+
+
+@triton.jit
+def flash_attention_forward_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    o_ptr,
+    lse_ptr,
+    q_strides,
+    k_strides,
+    v_strides,
+    o_strides,
+    n_heads,
+    n_queries,
+    n_keys,
+    scale,
+    GROUP: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    D: tl.constexpr,
+):
+    """One program: M queries of one head, against all keys that they may see."""
+    # under the causal mask the last queries have most to do, so they start first
+    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * M
+    b = (tl.program_id(1) // n_heads).to(tl.int64)
+    h = (tl.program_id(1) % n_heads).to(tl.int64)
+    queries = first + tl.arange(0, M)
+    shift = n_keys - n_queries
+    q = load_rows(tile(q_ptr, q_strides, b, h, first, M, D), queries, n_queries, True)
+    state = (
+        tl.zeros((M, D), tl.float32),
+        tl.zeros((M,), tl.float32),
+        tl.full((M,), -float("inf"), tl.float32),
+    )
+    full, end = key_range(first, n_keys, shift, M, N, CAUSAL)
+    for MASKED in tl.static_range(2):
+        state = forward_loop(
+            state,
+            q,
+            k_ptr,
+            v_ptr,
+            k_strides,
+            v_strides,
+            b,
+            h // GROUP,
+            queries,
+            full if MASKED else 0,
+            end if MASKED else full,
+            n_keys,
+            shift,
+            scale,
+            MASKED,
+            CAUSAL,
+            N,
+            D,
+        )
+    acc, l, m = state
+    o = acc / l[:, None]
+    exists = queries < n_queries
+    lse_at = lse_ptr + tl.program_id(1).to(tl.int64) * n_queries + queries
+    tl.store(lse_at, m + tl.log2(l), mask=exists)
+    o_at = tile(o_ptr, o_strides, b, h, first, M, D)
+    tl.store(o_at, o.to(o_ptr.dtype.element_ty), mask=exists[:, None])
+
+
+@triton.jit
+def dq_loop(
+    dq,
+    q,
+    do,
+    lse,
+    delta,
+    k_ptr,
+    v_ptr,
+    k_strides,
+    v_strides,
+    b,
+    h,
+    queries,
+    first,
+    end,
+    n_keys,
+    shift,
+    scale,
+    MASKED: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    N: tl.constexpr,
+    D: tl.constexpr,
+):
+    """Add what the keys first ... end - 1 give to dq."""
+    for start in range(first, end, N):
+        keys = start + tl.arange(0, N)
+        k = load_rows(tile(k_ptr, k_strides, b, h, start, N, D), keys, n_keys, MASKED)
+        v = load_rows(tile(v_ptr, v_strides, b, h, start, N, D), keys, n_keys, MASKED)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # (M, N)
+        p = tl.exp2(s - lse[:, None])
+        if MASKED:
+            ok = visible(queries[:, None], keys[None, :], n_keys, shift, CAUSAL)
+            p = tl.where(ok, p, 0.0)
+        dp = tl.dot(do, tl.trans(v), input_precision="ieee")
+        ds = p * (dp - delta[:, None])
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+    return dq
+
+
+@triton.jit
+def flash_attention_dq_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    o_ptr,
+    do_ptr,
+    dq_ptr,
+    lse_ptr,
+    delta_ptr,
+    q_strides,
+    k_strides,
+    v_strides,
+    o_strides,
+    do_strides,
+    dq_strides,
+    n_heads,
+    n_queries,
+    n_keys,
+    scale,
+    dq_scale,
+    GROUP: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    D: tl.constexpr,
+):
+    """One program: dq of M queries of one head. Writes delta for the other kernel."""
+    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * M
+    b = (tl.program_id(1) // n_heads).to(tl.int64)
+    h = (tl.program_id(1) % n_heads).to(tl.int64)
+    queries = first + tl.arange(0, M)
+    exists = queries < n_queries
+    shift = n_keys - n_queries
+    q = load_rows(tile(q_ptr, q_strides, b, h, first, M, D), queries, n_queries, True)
+    o = load_rows(tile(o_ptr, o_strides, b, h, first, M, D), queries, n_queries, True)
+    do_at = tile(do_ptr, do_strides, b, h, first, M, D)
+    do = load_rows(do_at, queries, n_queries, True)
+    row = tl.program_id(1).to(tl.int64) * n_queries + queries
+    lse = tl.load(lse_ptr + row, mask=exists, other=0.0)
+    delta = tl.sum(o.to(tl.float32) * do.to(tl.float32), axis=1)  # (M,)
+    tl.store(delta_ptr + row, delta, mask=exists)
+    dq = tl.zeros((M, D), tl.float32)
+    full, end = key_range(first, n_keys, shift, M, N, CAUSAL)
+    for MASKED in tl.static_range(2):
+        dq = dq_loop(
+            dq,
+            q,
+            do,
+            lse,
+            delta,
+            k_ptr,
+            v_ptr,
+            k_strides,
+            v_strides,
+            b,
+            h // GROUP,
+            queries,
+            full if MASKED else 0,
+            end if MASKED else full,
+            n_keys,
+            shift,
+            scale,
+            MASKED,
+            CAUSAL,
+            N,
+            D,
+        )
+    dq_at = tile(dq_ptr, dq_strides, b, h, first, M, D)
+    dq = (dq * dq_scale).to(dq_ptr.dtype.element_ty)
+    tl.store(dq_at, dq, mask=exists[:, None])
+
+
+@triton.jit
+def flash_attention_dkdv_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    do_ptr,
+    dk_ptr,
+    dv_ptr,
+    lse_ptr,
+    delta_ptr,
+    q_strides,
+    k_strides,
+    v_strides,
+    do_strides,
+    dk_strides,
+    dv_strides,
+    n_kv_heads,
+    n_queries,
+    n_keys,
+    scale,
+    dk_scale,
+    GROUP: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    D: tl.constexpr,
+):
+    """One program: dk and dv of N keys, summed over the queries of GROUP heads.
+
+    The scores are transposed, (N, M), so that no product needs a transposed left side.
+    """
+    first = tl.program_id(0) * N
+    b = (tl.program_id(1) // n_kv_heads).to(tl.int64)
+    kv = (tl.program_id(1) % n_kv_heads).to(tl.int64)
+    keys = first + tl.arange(0, N)
+    shift = n_keys - n_queries
+    k = load_rows(tile(k_ptr, k_strides, b, kv, first, N, D), keys, n_keys, True)
+    v = load_rows(tile(v_ptr, v_strides, b, kv, first, N, D), keys, n_keys, True)
+    dk = tl.zeros((N, D), tl.float32)
+    dv = tl.zeros((N, D), tl.float32)
+    lowest = 0
+    if CAUSAL:  # the first query that sees the first key
+        lowest = tl.maximum(first - shift, 0) // M * M
+    for member in range(GROUP):
+        h = kv * GROUP + member
+        row = (b * n_kv_heads * GROUP + h) * n_queries
+        for start in range(lowest, n_queries, M):
+            queries = start + tl.arange(0, M)
+            exists = queries < n_queries
+            q_at = tile(q_ptr, q_strides, b, h, start, M, D)
+            q = load_rows(q_at, queries, n_queries, True)
+            do_at = tile(do_ptr, do_strides, b, h, start, M, D)
+            do = load_rows(do_at, queries, n_queries, True)
+            lse = tl.load(lse_ptr + row + queries, mask=exists, other=0.0)
+            delta = tl.load(delta_ptr + row + queries, mask=exists, other=0.0)
+            s = tl.dot(k, tl.trans(q), input_precision="ieee") * scale  # (N, M)
+            p = tl.exp2(s - lse[None, :])
+            ok = visible(queries[None, :], keys[:, None], n_keys, shift, CAUSAL)
+            p = tl.where(ok & exists[None, :], p, 0.0)
+            dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
+            dp = tl.dot(v, tl.trans(do), input_precision="ieee")
+            ds = p * (dp - delta[None, :])
+            dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+    exists = (keys < n_keys)[:, None]
+    dk_at = tile(dk_ptr, dk_strides, b, kv, first, N, D)
+    dv_at = tile(dv_ptr, dv_strides, b, kv, first, N, D)
+    tl.store(dk_at, (dk * dk_scale).to(dk_ptr.dtype.element_ty), mask=exists)
+    tl.store(dv_at, dv.to(dv_ptr.dtype.element_ty), mask=exists)
