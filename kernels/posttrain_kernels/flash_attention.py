@@ -32,12 +32,12 @@ from posttrain_kernels.common import (
     check_same_device,
     register,
 )
-from posttrain_kernels.flash_attention_blocks import blocks
-from posttrain_kernels.flash_attention_kernels import (
+from posttrain_kernels.flash_attention_backward import (
     flash_attention_dkdv_kernel,
     flash_attention_dq_kernel,
-    flash_attention_forward_kernel,
 )
+from posttrain_kernels.flash_attention_blocks import blocks
+from posttrain_kernels.flash_attention_forward import flash_attention_forward_kernel
 
 HEAD_SIZES = (16, 32, 64, 128)
 LOG2_E = math.log2(math.e)

@@ -53,8 +53,6 @@ def linear_cross_entropy(
     Source: Liger Kernel (Hsu et al. 2024), section 3.2 (FusedLinearCrossEntropy).
     """
     _check(x, weight, target, reduction, chunk_rows)
-    if chunk_rows is None:
-        chunk_rows = default_chunk_rows(x.shape[0], *weight.shape)
     mean = reduction == "mean"
     return _LinearCrossEntropy.apply(x, weight, target, ignore_index, mean, chunk_rows)
 
@@ -98,7 +96,7 @@ def loss_and_gradients(
     target: Tensor,
     ignore_index: int,
     mean: bool,
-    chunk_rows: int,
+    chunk_rows: int | None,
     needs_dx: bool,
     needs_dweight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,6 +104,8 @@ def loss_and_gradients(
 
     A gradient that is not needed comes back empty.
     """
+    if chunk_rows is None:
+        chunk_rows = default_chunk_rows(x.shape[0], *weight.shape)
     kept = target != ignore_index
     dlosses = torch.where(kept, 1 / kept.sum() if mean else 1.0, 0.0)  # (N,)
     losses = x.new_zeros((), dtype=torch.float32)
@@ -172,7 +172,7 @@ def _check(x, weight, target, reduction, chunk_rows) -> None:
 
 register(
     "linear_cross_entropy(Tensor x, Tensor weight, Tensor target, int ignore_index,"
-    " bool mean, SymInt chunk_rows, bool needs_dx, bool needs_dweight)"
+    " bool mean, SymInt? chunk_rows, bool needs_dx, bool needs_dweight)"
     " -> (Tensor, Tensor, Tensor)",
     launch=loss_and_gradients,
     fallback=loss_and_gradients,

@@ -221,6 +221,19 @@ def test_an_offset_that_overflows_int32():
         torch.testing.assert_close(sums(row_sum_kernel, x), x.sum(1).float())
 
 
+@triton.jit
+def int32_loop_kernel(x_ptr, y_ptr, stride, n_cols, BLOCK: tl.constexpr):
+    cols = tl.arange(0, BLOCK)
+    for row in range(3):
+        x = tl.load(x_ptr + row * stride + cols, mask=cols < n_cols, other=0)
+        tl.store(y_ptr + row, tl.sum(x.to(tl.float32), axis=0))
+
+
+def test_a_loop_variable_is_an_int32_as_on_a_gpu():
+    message = raised(lab.Overflow, int32_loop_kernel, huge_rows(), rows=1)
+    assert "multiply of 2 and 1073741824 is 2147483648" in message
+
+
 def test_a_wrong_row_stride():
     view = torch.randn(4, 16)[:, :5]
     message = raised(lab.OutOfBounds, dense_rows_kernel, view)

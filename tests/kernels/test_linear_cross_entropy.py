@@ -117,7 +117,9 @@ def test_memory_on_a_gpu(gpu):
 
 def test_compiles_into_one_graph(gradients):
     x, weight, target = batch(6, 8, 10)
-    graph = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    graph = torch.compile(
+        linear_cross_entropy, fullgraph=True, backend="aot_eager", dynamic=True
+    )
     results = [
         gradients(lambda x, w, f=f: f(x, w, target), [x, weight], torch.tensor(0.5))
         for f in (graph, linear_cross_entropy)
@@ -131,8 +133,8 @@ def test_the_operator_is_registered_well(strict):
     x, weight, target = batch(5, 16, 9)
     operator = torch.ops.posttrain_kernels.linear_cross_entropy.default
     with lab.strict() if strict else torch.no_grad():
-        for needs in ((True, True), (False, True), (False, False)):
-            inputs = (x, weight, target, -100, True, 2, *needs)
+        for chunk, *needs in ((2, True, True), (None, False, True), (5, False, False)):
+            inputs = (x, weight, target, -100, True, chunk, *needs)
             torch.library.opcheck(operator, inputs)
 
 

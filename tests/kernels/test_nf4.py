@@ -121,7 +121,7 @@ def test_is_one_kernel_without_spills_or_detours(arch):
 
 def test_compiles_into_one_graph():
     weights = quantize(torch.randn(32, 64))
-    graph = torch.compile(dequantize, fullgraph=True, backend="aot_eager")
+    graph = torch.compile(dequantize, fullgraph=True, backend="aot_eager", dynamic=True)
     assert torch.equal(
         graph(weights, torch.float16), dequantize(weights, torch.float16)
     )
