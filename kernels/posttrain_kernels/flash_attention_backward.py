@@ -16,46 +16,6 @@ from posttrain_kernels.flash_attention_forward import (
 
 
 @triton.jit
-def dq_loop(
-    dq,
-    q,
-    do,
-    lse,
-    delta,
-    k_ptr,
-    v_ptr,
-    k_strides,
-    v_strides,
-    b,
-    h,
-    queries,
-    first,
-    end,
-    n_keys,
-    shift,
-    scale,
-    MASKED: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    N: tl.constexpr,
-    D: tl.constexpr,
-):
-    """Add what the keys first ... end - 1 give to dq."""
-    for start in range(first, end, N):
-        keys = start + tl.arange(0, N)
-        k = load_rows(tile(k_ptr, k_strides, b, h, start, N, D), keys, n_keys, MASKED)
-        v = load_rows(tile(v_ptr, v_strides, b, h, start, N, D), keys, n_keys, MASKED)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # (M, N)
-        p = tl.exp2(s - lse[:, None])
-        if MASKED:
-            ok = visible(queries[:, None], keys[None, :], n_keys, shift, CAUSAL)
-            p = tl.where(ok, p, 0.0)
-        dp = tl.dot(do, tl.trans(v), input_precision="ieee")
-        ds = p * (dp - delta[:, None])
-        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
-    return dq
-
-
-@triton.jit
 def flash_attention_dq_kernel(
     q_ptr,
     k_ptr,
@@ -99,30 +59,21 @@ def flash_attention_dq_kernel(
     tl.store(delta_ptr + row, delta, mask=exists)
     dq = tl.zeros((M, D), tl.float32)
     full, end = key_range(first, n_keys, shift, M, N, CAUSAL)
-    for MASKED in tl.static_range(2):
-        dq = dq_loop(
-            dq,
-            q,
-            do,
-            lse,
-            delta,
-            k_ptr,
-            v_ptr,
-            k_strides,
-            v_strides,
-            b,
-            h // GROUP,
-            queries,
-            full if MASKED else 0,
-            end if MASKED else full,
-            n_keys,
-            shift,
-            scale,
-            MASKED,
-            CAUSAL,
-            N,
-            D,
-        )
+    for MASKED in tl.static_range(2):  # first the blocks that all queries see whole
+        for start in range(full if MASKED else 0, end if MASKED else full, N):
+            keys = start + tl.arange(0, N)
+            k_at = tile(k_ptr, k_strides, b, h // GROUP, start, N, D)
+            k = load_rows(k_at, keys, n_keys, MASKED)
+            v_at = tile(v_ptr, v_strides, b, h // GROUP, start, N, D)
+            v = load_rows(v_at, keys, n_keys, MASKED)
+            s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # (M, N)
+            p = tl.exp2(s - lse[:, None])
+            if MASKED:
+                ok = visible(queries[:, None], keys[None, :], n_keys, shift, CAUSAL)
+                p = tl.where(ok, p, 0.0)
+            dp = tl.dot(do, tl.trans(v), input_precision="ieee")
+            ds = p * (dp - delta[:, None])
+            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
     dq_at = tile(dq_ptr, dq_strides, b, h, first, M, D)
     dq = (dq * dq_scale).to(dq_ptr.dtype.element_ty)
     tl.store(dq_at, dq, mask=exists[:, None])

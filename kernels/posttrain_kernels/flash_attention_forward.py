@@ -48,47 +48,6 @@ def key_range(first_query, n_keys, shift, M, N, CAUSAL: tl.constexpr):
 
 
 @triton.jit
-def forward_loop(
-    state,
-    q,
-    k_ptr,
-    v_ptr,
-    k_strides,
-    v_strides,
-    b,
-    h,
-    queries,
-    first,
-    end,
-    n_keys,
-    shift,
-    scale,
-    MASKED: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    N: tl.constexpr,
-    D: tl.constexpr,
-):
-    """Take in the keys first ... end - 1, block by block: the online softmax."""
-    acc, l, m = state
-    for start in range(first, end, N):
-        keys = start + tl.arange(0, N)
-        k = load_rows(tile(k_ptr, k_strides, b, h, start, N, D), keys, n_keys, MASKED)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # (M, N)
-        if MASKED:
-            ok = visible(queries[:, None], keys[None, :], n_keys, shift, CAUSAL)
-            s = tl.where(ok, s, -float("inf"))
-        higher = tl.maximum(m, tl.max(s, axis=1))  # (M,)
-        p = tl.exp2(s - higher[:, None])
-        shrink = tl.exp2(m - higher)  # what came before was scaled by the old maximum
-        l = l * shrink + tl.sum(p, axis=1)
-        v = load_rows(tile(v_ptr, v_strides, b, h, start, N, D), keys, n_keys, MASKED)
-        acc = acc * shrink[:, None]
-        acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")  # (M, D)
-        m = higher
-    return acc, l, m
-
-
-@triton.jit
 def flash_attention_forward_kernel(
     q_ptr,
     k_ptr,
@@ -117,34 +76,28 @@ def flash_attention_forward_kernel(
     queries = first + tl.arange(0, M)
     shift = n_keys - n_queries
     q = load_rows(tile(q_ptr, q_strides, b, h, first, M, D), queries, n_queries, True)
-    state = (
-        tl.zeros((M, D), tl.float32),
-        tl.zeros((M,), tl.float32),
-        tl.full((M,), -float("inf"), tl.float32),
-    )
+    acc = tl.zeros((M, D), tl.float32)
+    l = tl.zeros((M,), tl.float32)
+    m = tl.full((M,), -float("inf"), tl.float32)
     full, end = key_range(first, n_keys, shift, M, N, CAUSAL)
-    for MASKED in tl.static_range(2):
-        state = forward_loop(
-            state,
-            q,
-            k_ptr,
-            v_ptr,
-            k_strides,
-            v_strides,
-            b,
-            h // GROUP,
-            queries,
-            full if MASKED else 0,
-            end if MASKED else full,
-            n_keys,
-            shift,
-            scale,
-            MASKED,
-            CAUSAL,
-            N,
-            D,
-        )
-    acc, l, m = state
+    for MASKED in tl.static_range(2):  # first the blocks that all queries see whole
+        for start in range(full if MASKED else 0, end if MASKED else full, N):
+            keys = start + tl.arange(0, N)
+            k_at = tile(k_ptr, k_strides, b, h // GROUP, start, N, D)
+            k = load_rows(k_at, keys, n_keys, MASKED)
+            s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # (M, N)
+            if MASKED:
+                ok = visible(queries[:, None], keys[None, :], n_keys, shift, CAUSAL)
+                s = tl.where(ok, s, -float("inf"))
+            higher = tl.maximum(m, tl.max(s, axis=1))  # (M,)
+            p = tl.exp2(s - higher[:, None])
+            shrink = tl.exp2(m - higher)  # what came before had the old maximum
+            l = l * shrink + tl.sum(p, axis=1)
+            v_at = tile(v_ptr, v_strides, b, h // GROUP, start, N, D)
+            v = load_rows(v_at, keys, n_keys, MASKED)
+            acc = acc * shrink[:, None]
+            acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")  # (M, D)
+            m = higher
     o = acc / l[:, None]
     exists = queries < n_queries
     lse_at = lse_ptr + tl.program_id(1).to(tl.int64) * n_queries + queries
