@@ -92,6 +92,17 @@ def test_dequantising_gives_the_bits_of_bitsandbytes(
     assert torch.equal(reference(weights).cpu(), due)
 
 
+def test_packed_weights_may_be_stored_under_another_dtype():
+    """As FSDP asks for, which shards tensors of one dtype."""
+    w = torch.randn(4, 64)
+    packed, state = functional.quantize_4bit(
+        w, quant_type="nf4", quant_storage=torch.bfloat16
+    )
+    assert packed.dtype == torch.bfloat16
+    got = dequantize(NF4.from_bitsandbytes(packed, state))
+    assert torch.equal(got, dequantize(quantize(w, nested=False)))
+
+
 def test_an_odd_number_of_weights_and_another_dtype(device):
     w = torch.randn(7, 19)
     weights = moved(quantize(w), device)
