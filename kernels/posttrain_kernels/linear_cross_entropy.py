@@ -10,8 +10,9 @@ chunk, turn them into their gradient in place (the kernels of `cross_entropy`), 
 they give to dx and dW, and use the memory again. Both gradients are ready after the
 forward pass; the backward pass multiplies them by the gradient of the loss.
 
-The price: gradients are computed even if backward never comes, and dW is summed over
-the chunks in an fp32 buffer.
+The price: gradients are computed even if backward never comes; dW is summed over the
+chunks in an fp32 buffer; and in 16 bits the gradients are rounded before they are
+multiplied, which costs a digit unless the gradient of the loss is a power of two.
 """
 
 import torch

@@ -77,6 +77,21 @@ def test_rows_of_a_view_and_no_rows(device):
     assert cross_entropy(view[:2], torch.full_like(target[:2], -100)).isnan()
 
 
+def test_a_gradient_without_strides_of_its_own(device, gradients):
+    """As losses.sum().backward() gives it: one number, expanded."""
+    logits, target = batch(4, 9, device)
+    ours, due = (
+        gradients(
+            lambda x, f=f: f(x, target, reduction="none"),
+            [logits],
+            torch.ones((), device=device).expand(4),
+        )
+        for f in (cross_entropy, F.cross_entropy)
+    )
+    for a, b in zip(ours, due, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_the_gradient_may_overwrite_the_logits(device, dtype):
     logits, target = batch(5, 4100, device, dtype)
     dloss = torch.rand(5, device=device)

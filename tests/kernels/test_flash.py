@@ -72,6 +72,15 @@ def test_heads_seen_through_a_transpose_or_a_slice(device, gradients):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_a_gradient_without_strides_of_its_own(device, gradients):
+    """As o.sum().backward() gives it: one number, expanded."""
+    *qkv, do = inputs(1, 2, 1, 7, 7, 16, device)
+    do = torch.ones((), device=device).expand(do.shape)
+    ours, due = (gradients(f, qkv, do) for f in (flash_attention, fused(True)))
+    for a, b in zip(ours, due, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_the_gradient_is_the_same_every_time(device, gradients):
     *qkv, do = inputs(1, 2, 1, 20, 20, 16, device)
     first, second = (gradients(flash_attention, qkv, do) for _ in range(2))

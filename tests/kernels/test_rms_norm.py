@@ -48,6 +48,15 @@ def test_edges(device, gradients):
             torch.testing.assert_close(a, b)
 
 
+def test_a_gradient_without_strides_of_its_own(device, gradients):
+    """As y.sum().backward() gives it: one number, expanded."""
+    x, weight = torch.randn(3, 5, device=device), torch.randn(5, device=device)
+    dy = torch.ones((), device=device).expand(3, 5)
+    ours, due = (gradients(f, [x, weight], dy) for f in (rms_norm, peer))
+    for a, b in zip(ours, due, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_the_gradient_is_the_same_every_time(device, gradients):
     x, dy = torch.randn(2, 300, 40, device=device)
     weight = torch.randn(40, device=device)

@@ -29,6 +29,16 @@ def test_edges(device):
     assert softmax(x[:0]).shape == (0, 3)
 
 
+def test_a_gradient_without_strides_of_its_own(device, gradients):
+    """As y.sum().backward() gives it: one number, expanded."""
+    x, scale = torch.randn(2, 3, 5, device=device)
+    dy = scale[:, :1].expand(3, 5)
+    peer = lambda x: torch.softmax(x, -1)  # noqa: E731
+    ours, due = (gradients(f, [x], dy) for f in (softmax, peer))
+    for a, b in zip(ours, due, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_rows_of_a_view_are_read_where_they_are(device):
     x = torch.randn(4, 3, 40, device=device)
     for view in (x[..., 5:22], x[:, 1], x[1:3]):
