@@ -1,6 +1,8 @@
 """A test of the tests: planted faults, each of which the strict mode must catch."""
 
 import re
+import runpy
+import textwrap
 
 import pytest
 import torch
@@ -149,6 +151,18 @@ def test_a_load_without_mask():
     assert line(message) == "x = tl.load(x_ptr + row * stride + cols)"
     assert "3 of 8 lanes of x_ptr (shape (1, 5)" in message
     assert "lane 5 goes to element 5 of the storage (byte 20 of 20)" in message
+
+
+def test_the_example_of_the_laboratory_says_what_happens(tmp_path, capsys):
+    lines = [line for line in lab.__doc__.splitlines() if not line or line[0] == " "]
+    (tmp_path / "example.py").write_text(textwrap.dedent("\n".join(lines)).lstrip())
+    said = (
+        r"program \(0, 0, 0\), line 9 `x = tl.load\(x_ptr \+ i\)`: load out of bounds"
+    )
+    assert re.search(said, " ".join(lab.__doc__.split()).replace("# ", ""))
+    with pytest.raises(lab.OutOfBounds, match=said):
+        runpy.run_path(str(tmp_path / "example.py"))
+    assert "Counter({128: 2})" in capsys.readouterr().out
 
 
 def test_a_store_without_mask():

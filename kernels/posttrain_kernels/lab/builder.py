@@ -64,6 +64,8 @@ class StrictBuilder(stock.InterpreterBuilder):
             module.reduce = reduce
             module.associative_scan = scan
         tl.tensor.T = property(tl.trans)
+        # triton 3.6 calls int() on an array here, which NumPy 2.4 no longer takes
+        tl.tensor.__index__ = lambda tensor: int(tensor.handle.data.item())
 
     def get_bf16(self, value: float) -> TensorHandle:
         return TensorHandle(fp32_to_bf16(np.array([value], np.float32)), tl.bfloat16)
