@@ -213,6 +213,22 @@ def test_a_write_where_another_program_reads():
         neighbour_kernel[(4,)](x, 32, BLOCK=8)
 
 
+@triton.jit
+def read_then_write_kernel(x_ptr, y_ptr):
+    program = tl.program_id(0)
+    x = tl.load(x_ptr)
+    tl.store(y_ptr + program, x)
+    if program == 1:
+        tl.store(x_ptr, x + 1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_either_order_of_a_read_and_a_write_is_a_race(seed):
+    """A program that has read the element itself may not write it for the others."""
+    with pytest.raises(lab.Race, match="element 0 .* of x_ptr"), lab.strict(seed=seed):
+        read_then_write_kernel[(2,)](torch.zeros(1), torch.empty(2))
+
+
 def test_atomics_are_no_race():
     x = torch.randn(4, 8)
     with lab.strict():
@@ -290,6 +306,11 @@ def test_an_exception_in_a_kernel_names_the_line():
     where = r"kernel, program .* line \d+ `tl.store"
     with pytest.raises(lab.KernelError, match=where), lab.strict():
         copy(kernel)
+
+
+def test_a_misspelt_option_is_not_ignored():
+    with lab.strict(), pytest.raises(TypeError, match=r"takes no \['num_wraps'\]"):
+        copy(forgotten_kernel, num_wraps=4)
 
 
 def test_programs_run_in_an_order_that_the_seed_chooses():

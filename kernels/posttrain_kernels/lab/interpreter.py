@@ -7,6 +7,7 @@ there is a GPU, launch it.
 """
 
 import contextlib
+import dataclasses
 import inspect
 import linecache
 import random
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
+from triton.backends.nvidia.compiler import CUDAOptions
 from triton.runtime import interpreter as stock
 from triton.runtime.jit import JITFunction, mangle_type
 
@@ -29,6 +31,8 @@ LANGUAGE = (
     *(tl, tl.core, tl.math, tl.tensor, tl.dtype),
     tl.core.tensor_descriptor_base,
 )
+# num_warps and the like: they change how a kernel runs on a GPU, not what it computes.
+OPTIONS = {field.name for field in dataclasses.fields(CUDAOptions)}
 
 
 class KernelError(RuntimeError):
@@ -38,9 +42,8 @@ class KernelError(RuntimeError):
 class Session:
     """Interprets every launch while it is installed.
 
-    make_builder(kernel_name) gives the builder of one launch: it does the arithmetic
-    and the memory accesses. seed: the programs of a launch run in an order shuffled
-    with it.
+    make_builder() gives the builder of one launch: it does the arithmetic and the
+    memory accesses. seed: the programs of a launch run in an order shuffled with it.
     """
 
     def __init__(self, make_builder: Callable, seed: int):
@@ -64,6 +67,12 @@ class Session:
     def launch(self, kernel: JITFunction, *args, grid, warmup=False, **kwargs) -> None:
         """Run all programs of a launch, in shuffled order."""
         names = {p.name for p in kernel.params}
+        unknown = kwargs.keys() - names - OPTIONS
+        if unknown:
+            raise TypeError(
+                f"{kernel.__name__} takes no {sorted(unknown)}; its parameters are"
+                f" {sorted(names)}, options of a launch {sorted(OPTIONS)}"
+            )
         given = {name: value for name, value in kwargs.items() if name in names}
         bound = inspect.getcallargs(kernel.fn, *args, **given)
         builder = self.make_builder()
