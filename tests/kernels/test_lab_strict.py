@@ -190,9 +190,9 @@ def test_undefined_lanes_that_reach_nothing_are_no_fault():
     @triton.jit
     def kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
         i = tl.arange(0, BLOCK)
-        x = tl.load(x_ptr + i, mask=i < n)
-        x = tl.where(i < n, x * 2, 0.0)
-        ok = (i < n) & (x > -100.0)
+        loaded = tl.load(x_ptr + i, mask=i < n)
+        x = tl.where(i < n, loaded * 2, 0.0)
+        ok = (i < n) & (loaded > -100.0)  # False and undefined is False
         tl.store(y_ptr + i, x + tl.sum(x, axis=0), mask=ok)
 
     with lab.strict():

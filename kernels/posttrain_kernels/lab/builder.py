@@ -98,7 +98,7 @@ class StrictBuilder(stock.InterpreterBuilder):
     def create_and(self, lhs, rhs):
         """False and undefined is False."""
         result = super().create_and(lhs, rhs)
-        if lhs.dtype.scalar != tl.int1 or undefined_lanes(result) is None:
+        if undefined_lanes(result) is None or result.data.dtype != np.bool_:
             return result
         left, right = flags(lhs).data, flags(rhs).data
         lanes = (left & right) | (left & rhs.data) | (right & lhs.data)
