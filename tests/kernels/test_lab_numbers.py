@@ -110,12 +110,21 @@ def test_products_keep_fp32_sums(dtype):
 
 
 def test_products_in_tf32_see_ten_bits():
+    """The default of tl.dot for fp32, and what it costs."""
     a, b = torch.randn(2, N, N)
     c = torch.empty(N, N)
     with lab.strict():
         product_kernel[(1,)](a, b, c, N, "tf32", N)
+    left, right = (torch.from_numpy(numerics.round_to_tf32(x.numpy())) for x in (a, b))
+    assert torch.equal(left, torch.frexp(a)[0].mul(2**11).round() * scale_of(a))
+    torch.testing.assert_close(c, left @ right, rtol=1e-5, atol=1e-5)
     error = ((c - a @ b).norm() / (a @ b).norm()).item()
     assert 1e-5 < error < 1e-3
+
+
+def scale_of(x):
+    """The worth of the last of 10 bits behind the leading one."""
+    return torch.exp2((torch.frexp(x)[1] - 11).float())
 
 
 def test_an_undefined_row_spoils_its_row_of_a_product_only():
