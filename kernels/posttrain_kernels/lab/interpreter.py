@@ -39,7 +39,7 @@ class KernelError(RuntimeError):
     """An exception inside a kernel, with the program and the line where it arose."""
 
 
-class Session:
+class Interpreter:
     """Interprets every launch while it is installed.
 
     make_builder() gives the builder of one launch: it does the arithmetic and the

@@ -8,7 +8,7 @@ from torch.utils import deterministic
 
 from posttrain_kernels import mode
 from posttrain_kernels.lab.builder import StrictBuilder
-from posttrain_kernels.lab.interpreter import Session
+from posttrain_kernels.lab.interpreter import Interpreter
 from posttrain_kernels.lab.memory import Memory
 
 
@@ -37,8 +37,8 @@ def strict(races: bool = True, seed: int = 0) -> Iterator[None]:
     operation of a program, so use small sizes. Not thread-safe: one block at a time.
     """
     with mode.entered("strict"), poisoned_memory():
-        session = Session(lambda: StrictBuilder(Memory(races)), seed)
-        with session.installed():
+        interpreter = Interpreter(lambda: StrictBuilder(Memory(races)), seed)
+        with interpreter.installed():
             yield
 
 
