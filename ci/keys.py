@@ -3,6 +3,7 @@
     notebook                     cells: kind, id, tags, source; no outputs
     preset, python               as values
     posttrain/...                each module (and data file) that it uses, by digest
+    kernels/posttrain_kernels/...  likewise
     data <name>                  where a data set comes from, and its checksum
     results/<slug>.<preset>.json the measured results that it may plot
     artifact <name>              the key of an artifact
@@ -46,7 +47,8 @@ def key(notebook: Path, slug: str, preset: str, root: Path = ROOT) -> Key:
     paths = sources.closure(*modules, package=package)
     parts = {"notebook": _digest(cells), "preset": preset}
     parts["python"] = platform.python_version()
-    parts |= {p.relative_to(root).as_posix(): _file(p) for p in paths}
+    files = [*paths, *_kernels([*code, *_texts(paths)], root)]
+    parts |= {p.relative_to(root).as_posix(): _file(p) for p in files}
     parts |= _data(paths, package) | _artifacts(paths, preset)
     parts |= _results(slug, code, root)
     parts |= {name: _file(root / name) for name in PINS if (root / name).is_file()}
@@ -121,6 +123,20 @@ def _imports(text: str, package: Path) -> set[str]:
     """The modules of ours that a code cell imports."""
     tree = _python(text)
     return set() if tree is None else sources.imports(ast.unparse(tree), "", package)
+
+
+def _texts(paths: list[Path]) -> list[str]:
+    """The program texts among the files of a closure."""
+    return [p.read_text(encoding="utf-8") for p in paths if p.suffix == ".py"]
+
+
+def _kernels(texts: list[str], root: Path) -> list[Path]:
+    """The files behind the kernels that these texts import."""
+    package = root / "kernels/posttrain_kernels"
+    # parsing costs more than looking, and few texts name the kernels
+    naming = [text for text in texts if package.name in text]
+    modules = set().union(*(_imports(text, package) for text in naming))
+    return sources.closure(*modules, package=package)
 
 
 def _results(slug: str, code: list[str], root: Path) -> Key:

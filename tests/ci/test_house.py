@@ -50,6 +50,8 @@ def test_the_wheel_holds_every_package(root):
         *root.glob("grading/**/__init__.py"),
     ]
     here = {".".join(path.parent.relative_to(root).parts) for path in files}
+    files = [*root.glob("kernels/**/__init__.py")]
+    here |= {".".join(path.parent.relative_to(root).parts[1:]) for path in files}
     assert here | {"posttrain_results"} == set(listed["tool"]["setuptools"]["packages"])
 
 

@@ -142,6 +142,24 @@ def test_checks_loaded_by_name_are_imports(root):
     assert "posttrain/checks/attention.py" in key(root)
 
 
+@pytest.mark.parametrize("by", ["a.ipynb", "posttrain/foundations/rope.py"])
+def test_kernels_are_a_part_where_a_cell_or_a_module_imports_them(root, by):
+    for name in ("__init__", "softmax", "nf4"):
+        path = root / f"kernels/posttrain_kernels/{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    assert not {name for name in key(root) if name.startswith("kernels")}
+    text = "from posttrain_kernels import softmax"
+    if by == "a.ipynb":
+        write(root / by, [cell(text), *map(cell, CODE)])
+    else:
+        (root / by).write_text(text)
+    assert {name for name in key(root) if name.startswith("kernels")} == {
+        "kernels/posttrain_kernels/__init__.py",
+        "kernels/posttrain_kernels/softmax.py",
+    }
+
+
 def test_a_result_of_its_own_form_is_a_part_where_it_is_named(root):
     (root / "results/speed.json").write_text("{}")
     assert "results/speed.json" not in key(root)

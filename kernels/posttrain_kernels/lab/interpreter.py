@@ -1,0 +1,186 @@
+"""Runs a kernel on the CPU: each program as plain Python, each block a NumPy array.
+
+Triton carries an interpreter, which TRITON_INTERPRET=1 switches on for good when a
+kernel is decorated. Here an ordinary `@triton.jit` kernel is interpreted while a
+`with` block lasts, so that one process (one notebook) can run it, compile it and, where
+there is a GPU, launch it.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import linecache
+import random
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from triton.backends.nvidia.compiler import CUDAOptions
+from triton.runtime import interpreter as stock
+from triton.runtime.jit import JITFunction, mangle_type
+
+from posttrain_kernels.lab.violations import Violation
+
+# What the stock interpreter replaces in the language, and does not always put back.
+LANGUAGE = (
+    *(tl, tl.core, tl.math, tl.tensor, tl.dtype),
+    tl.core.tensor_descriptor_base,
+)
+# num_warps and the like: they change how a kernel runs on a GPU, not what it computes.
+OPTIONS = {field.name for field in dataclasses.fields(CUDAOptions)}
+
+
+class KernelError(RuntimeError):
+    """An exception inside a kernel, with the program and the line where it arose."""
+
+
+class Interpreter:
+    """Interprets every launch while it is installed.
+
+    make_builder() gives the builder of one launch: it does the arithmetic and the
+    memory accesses. seed: the programs of a launch run in an order shuffled with it.
+    """
+
+    def __init__(self, make_builder: Callable, seed: int):
+        self.make_builder = make_builder
+        self.order = random.Random(seed)
+        self.rewritten: dict[Callable, Callable] = {}
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Every launch of a kernel in this block goes to `launch`."""
+        run, call = JITFunction.run, JITFunction.__call__
+        JITFunction.run = lambda kernel, *a, **k: self.launch(kernel, *a, **k)
+        JITFunction.__call__ = lambda function, *a, **k: self._rewrite(function)(
+            *a, **k
+        )
+        try:
+            yield
+        finally:
+            JITFunction.run, JITFunction.__call__ = run, call
+
+    def launch(self, kernel: JITFunction, *args, grid, warmup=False, **kwargs) -> None:
+        """Run all programs of a launch, in shuffled order."""
+        names = {p.name for p in kernel.params}
+        unknown = kwargs.keys() - names - OPTIONS
+        if unknown:
+            raise TypeError(
+                f"{kernel.__name__} takes no {sorted(unknown)}; its parameters are"
+                f" {sorted(names)}, options of a launch {sorted(OPTIONS)}"
+            )
+        given = {name: value for name, value in kwargs.items() if name in names}
+        bound = inspect.getcallargs(kernel.fn, *args, **given)
+        builder = self.make_builder()
+        with _interpreting(builder):
+            values = {p.name: _value(p, bound[p.name], builder) for p in kernel.params}
+            size = grid(bound) if callable(grid) else tuple(grid)
+            builder.set_grid_dim(*size, *(1,) * (3 - len(size)))
+            for program in self._shuffled(builder.grid_dim):
+                builder.set_grid_idx(*program)
+                self._run_program(kernel, program, values)
+
+    def _shuffled(self, dims: tuple[int, ...]) -> list[tuple[int, ...]]:
+        programs = list(product(*map(range, dims)))
+        self.order.shuffle(programs)
+        return programs
+
+    def _run_program(self, kernel, program, values) -> None:
+        try:
+            self._rewrite(kernel)(**values)
+        except Exception as error:
+            kind = type(error) if isinstance(error, Violation) else KernelError
+            place = f"{kernel.__name__}, program {program}{self._line(error)}"
+            raise kind(f"{place}: {error}") from (
+                None if isinstance(error, Violation) else error
+            )
+
+    def _line(self, error: Exception) -> str:
+        """The innermost line of a kernel on the way to the error, with its text."""
+        code = {function.__code__ for function in self.rewritten.values()}
+        frames = [
+            (frame.f_code.co_filename, line)
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if frame.f_code in code and frame.f_globals["__name__"][:7] != "triton."
+        ]
+        if not frames:
+            return ""
+        file, line = frames[-1]
+        return f", line {line} `{linecache.getline(file, line).strip()}`"
+
+    def _rewrite(self, function: JITFunction) -> Callable:
+        """The Python function behind a kernel, with assignments that make tensors."""
+        if function.fn not in self.rewritten:
+            rewriter = _Rewriter(function.fn)
+            self.rewritten[function.fn] = rewriter.rewrite_ast()
+        return self.rewritten[function.fn]
+
+
+class _Rewriter(stock.FunctionRewriter):
+    """As the stock one, but it leaves the module of the kernel as it is."""
+
+    def _compile_and_exec(self, tree):
+        nonlocals = inspect.getclosurevars(self.fn).nonlocals
+        space = self.fn.__globals__ | nonlocals
+        space |= {"interpreter_semantic": stock.interpreter_semantic, "range": _range}
+        exec(compile(tree, self.filename, "exec"), space)
+        return space[self.fn.__name__]
+
+
+@contextlib.contextmanager
+def _interpreting(builder) -> Iterator[None]:
+    """The language computes with `builder` in this block."""
+    semantic, before = stock.interpreter_semantic, stock.interpreter_semantic.builder
+    with _restored(LANGUAGE), triton.knobs.runtime.scope(), np.errstate(all="ignore"):
+        triton.knobs.runtime.interpret = True  # constexpr functions give plain numbers
+        modules = {"tl": tl, "core": tl.core}
+        stock._patch_lang(types.SimpleNamespace(__globals__=modules))
+        tl.range = _range
+        builder.patch_language()
+        semantic.builder = builder
+        try:
+            yield
+        finally:
+            semantic.builder = before
+
+
+@contextlib.contextmanager
+def _restored(places) -> Iterator[None]:
+    """Put the attributes of modules and classes back as they were."""
+    saved = [dict(vars(place)) for place in places]
+    try:
+        yield
+    finally:
+        for place, before in zip(places, saved, strict=True):
+            for name in vars(place).keys() - before.keys():
+                delattr(place, name)
+            for name, value in before.items():
+                if vars(place)[name] is not value:
+                    setattr(place, name, value)
+
+
+def _range(*bounds, **_) -> Iterator[tl.tensor]:
+    """range() as the compiler sees it: the variable is a tensor, as wide as its bounds.
+
+    A plain int would hide overflow, and has no `.to`.
+    """
+    wide = any(isinstance(b, tl.tensor) and b.dtype == tl.int64 for b in bounds)
+    for i in range(*bounds):
+        value = stock.interpreter_semantic.to_tensor(i)
+        yield value.to(tl.int64) if wide else value
+
+
+def _value(parameter, argument, builder):
+    """What the kernel gets for an argument: a pointer, a scalar, or a constant."""
+    if parameter.is_constexpr:
+        return argument
+    if isinstance(argument, torch.Tensor):
+        pointer = tl.str_to_ty(mangle_type(argument), None)
+        address = builder.memory.place(parameter.name, argument)
+        data = np.array([address], np.uint64)
+        return tl.tensor(stock.TensorHandle(data, pointer), pointer)
+    return stock._implicit_cvt(argument)

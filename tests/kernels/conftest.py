@@ -1,0 +1,66 @@
+"""Where the kernels are tried: in the strict mode, and on a GPU where there is one."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from posttrain_kernels import lab
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(params=["strict", "cuda"])
+def device(request) -> Iterator[str]:
+    """The device to put tensors on; torch.empty is poisoned with NaN on either."""
+    if request.param == "strict":
+        with lab.strict():
+            yield "cpu"
+    else:
+        with lab.poisoned_memory():
+            yield request.getfixturevalue("gpu")
+
+
+@pytest.fixture
+def gpu() -> str:
+    """The name of the GPU's device; a test that asks for it is skipped without one."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU, and this machine has none")
+    return "cuda"
+
+
+@pytest.fixture(params=DTYPES, ids=["fp32", "fp16", "bf16"])
+def dtype(request) -> torch.dtype:
+    """The dtypes that every kernel takes."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def gradients():
+    """A function: result of f and its gradients for the inputs, given dy."""
+
+    def run(f, inputs, dy):
+        inputs = [x.detach().requires_grad_() for x in inputs]
+        y = f(*inputs)
+        return [y.detach(), *torch.autograd.grad(y, inputs, dy.to(y.dtype))]
+
+    return run
+
+
+@pytest.fixture
+def compare(gradients):
+    """A function: hold f and its gradients against a peer in the same dtype, and the
+    truth in fp64."""
+
+    def run(names, f, peer, inputs, dy, factor=2.0):
+        ours = gradients(f, inputs, dy)
+        theirs = gradients(peer, inputs, dy)
+        truth = gradients(peer, [x.double() for x in inputs], dy.double())
+        for name, a, b, c in zip(names, ours, theirs, truth, strict=True):
+            lab.assert_accurate(a, b, c, factor, what=name)
+
+    return run
