@@ -30,6 +30,7 @@ from posttrain.alignment.word_problem_tokenizer import tokenizer
 from posttrain.alignment.word_problems import Difficulty, Problem, problems
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.trainer import Trainer, fit
+from posttrain.results import significant
 from posttrain.synthetic_data.reasoning_traces import Trace, form_fault, work_fault
 from posttrain.synthetic_data.reasoning_traces_filters import (
     ANSWER,
@@ -178,7 +179,7 @@ def run(preset: str, seed: int) -> dict:
             for name in setup.arms
         },
     }
-    return json.loads(json.dumps(rounded(result)))
+    return json.loads(json.dumps(significant(result)))
 
 
 def look_at(pool: Sequence[Trace]) -> dict:
@@ -343,14 +344,3 @@ def usable(setup: Preset, model: nn.Module, steps: int, seed: int) -> dict:
         "estimate": fmean(usable_share_of(r, n, G) for r in right),
         "at the mean": usable_share(fmean(right) / n, G),
     }
-
-
-def rounded(value):
-    """The same with floats of five significant digits: results are read by people."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(item) for item in value]
-    return value

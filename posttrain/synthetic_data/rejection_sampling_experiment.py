@@ -24,10 +24,10 @@ from torch import nn
 
 from posttrain import artifacts
 from posttrain.alignment import chat_sft_artifact, expert_iteration
-from posttrain.alignment.grpo_experiment import rounded
 from posttrain.alignment.rollouts import GREEDY, evaluate
 from posttrain.alignment.word_problems import Problem
 from posttrain.foundations.trainer import fit
+from posttrain.results import significant
 from posttrain.synthetic_data import rejection_sampling_artifact as start_artifact
 from posttrain.synthetic_data.rejection_sampling import right_steps
 from posttrain.synthetic_data.rejection_sampling_arms import ARMS, Draws, learn
@@ -128,7 +128,7 @@ def run(preset: str, seed: int) -> dict:
         "rounds": run_rounds(setup, start, recipe.exam, test, seed),
         "shared": run_shared(setup, seed),
     }
-    return json.loads(json.dumps(rounded(result)))
+    return json.loads(json.dumps(significant(result)))
 
 
 def start_of(preset: str, seed: int) -> tuple[nn.Module, start_artifact.Start]:
