@@ -72,7 +72,8 @@ def test_liger_is_called_as_it_wants_to_be(library):
         assert (offset, casting_mode, in_place) == (0.0, "gemma", False)
         return F.rms_norm(X, W.shape, W, eps)
 
-    def fused(input, weight, target, bias=None):
+    def fused(input, weight, target, bias=None, accum_dtype=None):
+        assert accum_dtype == torch.float32
         return F.cross_entropy(input @ weight.T, target)
 
     library(
@@ -182,3 +183,17 @@ def test_every_library_is_known():
     for family in FAMILIES.values():
         assert [one.name for one in family.entries[:2]] == ["ours", EAGER]
         assert {one.library for one in family.entries} <= {None, *LIBRARIES}
+
+
+def test_unsloth_is_imported_after_the_families_that_do_not_know_it():
+    """It changes settings of the compiler when imported."""
+    known = [
+        any((one.library or "").startswith("unsloth") for one in family.entries)
+        for family in FAMILIES.values()
+    ]
+    assert known == sorted(known)
+
+
+def test_sdpa_stays_that_of_pytorch(monkeypatch):
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    judge("flash_attention", "SDPA")

@@ -4,13 +4,16 @@ import copy
 import json
 import subprocess
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from posttrain_kernels import nf4
 from posttrain_kernels.bench import __main__ as command
-from posttrain_kernels.bench import challenge, provenance, report
+from posttrain_kernels.bench import challenge, cuda, provenance, report
 from posttrain_kernels.bench.contestants import Entry, simple
+from posttrain_kernels.bench.timing import Call
 
 from posttrain import results
 
@@ -278,3 +281,49 @@ def test_the_name_of_a_gpu_in_a_file(gpu, name):
 def test_no_driver_where_nvidia_smi_is_missing(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert provenance.driver() is None
+
+
+def test_the_cuda_device_overwrites_four_caches_and_counts_its_own_peak(monkeypatch):
+    """What it asks of torch.cuda, which answers as a GPU with 100 MiB of L2 would."""
+    log = []
+    L2 = SimpleNamespace(L2_cache_size=100 * 2**20)
+    for name, answer in (
+        ("get_device_properties", L2),
+        ("synchronize", None),
+        ("reset_peak_memory_stats", None),
+        ("memory_allocated", 30),
+        ("max_memory_allocated", 100),
+        ("_sleep", None),
+    ):
+        said = partial(
+            lambda name, answer, *_: log.append(name) or answer, name, answer
+        )
+        monkeypatch.setattr(torch.cuda, name, said)
+    monkeypatch.setattr(
+        cuda.torch, "empty", lambda size, **_: torch.zeros(size // 2**20)
+    )
+    device = cuda.Cuda()
+    assert device._cache.numel() == 400
+    device._cache.fill_(1)
+    device.flush()
+    assert not device._cache.any()
+    device.hold()
+    log.clear()
+    call = Call(lambda made: log.append(f"run {made}"), lambda: log.append("make") or 1)
+    assert device.peak_bytes(call) == 70
+    held = ["make", "synchronize", "reset_peak_memory_stats", "memory_allocated"]
+    assert log == [*held, "run 1", "synchronize", "max_memory_allocated"]
+
+
+def test_on_a_gpu(gpu, tmp_path):
+    """The whole way, once: shares are of this world, and ours is timed in each pass."""
+    path = tmp_path / "kernels.json"
+    options = ["--quick", "--family", "softmax", "--family", "nf4", "--out", str(path)]
+    assert command.main(options) == 0
+    record = report.read(path)
+    assert record["limits"]["bytes_per_second"] > 1e10
+    for case in record["cases"]:
+        for timed in case["passes"]:
+            shares = {r["contestant"]: r["share_of_limit"] for r in timed["results"]}
+            assert {"ours", "eager"} <= set(shares)
+            assert all(0 < share < 1.5 for share in shares.values())

@@ -19,5 +19,6 @@ Divided by the copy bandwidth and the matmul rate of this very GPU, both measure
 same run, that is the physical limit, and each median is shown as a share of it.
 
 What it does not do: host time counts only where a contestant waits for the GPU in the
-middle of its work; nothing is averaged over several GPUs; clocks are not locked.
+middle of its work; nothing is averaged over several GPUs; clocks are not locked. Where
+Unsloth takes part, torch.compile runs with the settings that Unsloth makes on import.
 """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class Family:
     def outcome(self, contestant: Contestant, inputs: Inputs) -> list[Tensor]:
         """The result and its gradients, in the order of `results`."""
         arguments = contestant.adapt(*inputs.arguments)
-        leaves = self._leaves(arguments, contestant.destroys_inputs)
+        leaves = self._leaves(arguments, copy=contestant.destroys_inputs)
         y = contestant.call(*leaves)
         return [y.detach(), *self._gradients(y, leaves, inputs.dy)]
 
@@ -61,12 +62,12 @@ class Family:
         """
         arguments = contestant.adapt(*inputs.arguments)
 
-        def leaves() -> list:
-            return self._leaves(arguments, contestant.destroys_inputs)
+        def leaves(trained: bool = True) -> list:
+            return self._leaves(arguments, contestant.destroys_inputs, trained)
 
-        def forward(leaves: list) -> object:
+        def forward(inputs: list) -> object:
             with torch.no_grad():
-                return contestant.call(*leaves)
+                return contestant.call(*inputs)
 
         def graph() -> tuple[Tensor, list]:
             x = leaves()
@@ -78,16 +79,17 @@ class Family:
         def both(leaves: list) -> object:
             return backward((contestant.call(*leaves), leaves))
 
-        passes = {FORWARD: (forward, leaves), BACKWARD: (backward, graph)}
+        frozen = partial(leaves, trained=False)
+        passes = {FORWARD: (forward, frozen), BACKWARD: (backward, graph)}
         return Call(*(passes | {BOTH: (both, leaves)})[which])
 
-    def _leaves(self, arguments: Sequence, copy: bool) -> list:
-        """The arguments, those that are trained as fresh leaves of a graph."""
+    def _leaves(self, arguments: Sequence, copy: bool, trained: bool = True) -> list:
+        """The arguments; if `trained`, those that are as fresh leaves of a graph."""
         fresh = [
             (x.detach().clone() if copy else x.detach()) if _is_tensor(x) else x
             for x in arguments
         ]
-        for i in self.trained:
+        for i in self.trained if trained else ():
             fresh[i].requires_grad_()
         return fresh
 

@@ -17,26 +17,47 @@ from pathlib import Path
 NUMBER = (int, float)
 RECORD = {"provenance": dict, "limits": dict, "cases": list}
 PROVENANCE = {
-    **{"date": str, "command": str, "seed": int},
-    **{"hardware": dict, "versions": dict, "data": list},
+    "date": str,
+    "command": str,
+    "seed": int,
+    "hardware": dict,
+    "versions": dict,
+    "data": list,
 }
 LIMITS = {"bytes_per_second": NUMBER, "flops_per_second": NUMBER, "dtype": str}
 CASE = {
-    **{"family": str, "size": str, "shape": dict, "dtype": str},
-    **{"left_out": list, "passes": list},
+    "family": str,
+    "size": str,
+    "shape": dict,
+    "dtype": str,
+    "left_out": list,
+    "passes": list,
 }
 PASS = {
-    **{"pass": str, "bytes": int, "flops": int, "limit_us": NUMBER, "rounds": int},
-    **{"left_out": list, "results": list},
+    "pass": str,
+    "bytes": int,
+    "flops": int,
+    "limit_us": NUMBER,
+    "rounds": int,
+    "left_out": list,
+    "results": list,
 }
 RESULT = {
-    **{"contestant": str, "median_us": NUMBER, "q20_us": NUMBER, "q80_us": NUMBER},
-    **{"min_us": NUMBER, "share_of_limit": NUMBER},
+    "contestant": str,
+    "median_us": NUMBER,
+    "q20_us": NUMBER,
+    "q80_us": NUMBER,
+    "min_us": NUMBER,
+    "share_of_limit": NUMBER,
 }
 LEFT_OUT = {"contestant": str, "reason": str}
 CHALLENGE = {
-    **{"repeats": int, "samples": int, "left_out": list, "shapes": list},
-    **{"total_seconds": dict, "speedup_over_unsloth": dict},
+    "repeats": int,
+    "samples": int,
+    "left_out": list,
+    "shapes": list,
+    "total_seconds": dict,
+    "speedup_over_unsloth": dict,
 }
 
 

@@ -1,8 +1,10 @@
 """Causal attention with shared key heads against eager, torch.compile and SDPA."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+# bound here and now: Unsloth, once imported, puts a function of its own in its place
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from posttrain_kernels import flash_attention
@@ -22,7 +24,7 @@ def make(
 
 def sdpa(q, k, v):
     """PyTorch's own, which picks a backend: flash attention where it can."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ the way forward.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -54,10 +55,11 @@ def exact(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 
 
 def liger() -> Contestant:
-    """Liger's chunked loss."""
+    """Liger's chunked loss, the gradient of the weight summed in fp32 as ours is."""
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
-    return Contestant("Liger", liger_fused_linear_cross_entropy)
+    call = partial(liger_fused_linear_cross_entropy, accum_dtype=torch.float32)
+    return Contestant("Liger", call)
 
 
 def unsloth() -> Contestant:
