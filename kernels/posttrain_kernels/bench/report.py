@@ -116,7 +116,7 @@ def case_lines(case: dict) -> Iterator[str]:
     yield from _absent(case["left_out"])
     for timed in case["passes"]:
         yield (
-            f"  {timed['pass']:<9}{'median us':>21} {'q20':>10} {'q80':>10}"
+            f"  {timed['pass']:<9}{'median us':>19} {'q20':>10} {'q80':>10}"
             f" {'of limit':>9} {'ours is':>8} {'peak MiB':>9}"
         )
         ours = {r["contestant"]: r["median_us"] for r in timed["results"]}.get("ours")
