@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 from posttrain_kernels import lab
+from posttrain_kernels.bench.limits import Limits
+from posttrain_kernels.bench.runner import Bench
+from posttrain_kernels.bench.timing import Budget
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -64,3 +67,53 @@ def compare(gradients):
             lab.assert_accurate(a, b, c, factor, what=name)
 
     return run
+
+
+class Stopwatch:
+    """A device for benchmarks whose clock is advanced by hand: 1 ms a flush or hold."""
+
+    def __init__(self):
+        self.now = 0.0  # milliseconds
+        self.log = []
+
+    def spend(self, what, milliseconds):
+        self.log.append(what)
+        self.now += milliseconds
+
+    def flush(self):
+        self.spend("flush", 1)
+
+    def hold(self):
+        self.spend("hold", 1)
+
+    def mark(self):
+        self.log.append("mark")
+        self.now += 0.001
+        return self.now
+
+    def synchronize(self):
+        self.log.append("synchronize")
+
+    def milliseconds(self, start, end):
+        return end - start
+
+    def peak_bytes(self, call):
+        call.run(call.prepare())
+        return 2**20
+
+
+@pytest.fixture
+def stopwatch() -> Stopwatch:
+    return Stopwatch()
+
+
+@pytest.fixture
+def bench(stopwatch) -> Bench:
+    """A benchmark on the CPU with the stopwatch: no number of it means anything."""
+    return Bench(
+        device=stopwatch,
+        where="cpu",
+        dtype=torch.bfloat16,
+        limits=Limits(1e12, 1e14, "bfloat16"),
+        budget=Budget(seconds=0, least=2, most=2, warm_up=1),
+    )
