@@ -250,6 +250,8 @@ def test_an_interrupt_ends_all_and_keeps_what_is_done(tmp_path):
         env=os.environ | {"PYTHONPATH": str(ex.ROOT)},
         stderr=subprocess.PIPE,
         text=True,
+        # a script's background jobs ignore it, and so would this one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     done = root / "build/keys/book/part/quick.json"
     deadline = time.monotonic() + 60
