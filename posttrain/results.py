@@ -12,6 +12,7 @@ the same provenance: `read("grading_throughput")`.
 """
 
 import json
+import math
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -33,6 +34,21 @@ PROVENANCE = {
     "data": list,
 }
 RUN = {"seed": int, "cpu_seconds": (int, float), "result": dict}
+
+
+def significant(value, digits: int = 5):
+    """The same with floats of so many significant digits: results are read by people.
+
+    Works through dicts, lists and tuples; what is not finite becomes None, as JSON has
+    no word for it.
+    """
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: significant(item, digits) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [significant(item, digits) for item in value]
+    return value
 
 
 def load(slug: str, preset: str) -> dict:

@@ -113,3 +113,14 @@ def test_what_read_refuses(checkout, content, message):
 def test_read_what_was_never_measured(checkout):
     with pytest.raises(FileNotFoundError, match=r"results/speed\.json.*make measure"):
         results.read("speed")
+
+
+def test_significant_digits_go_all_the_way_down():
+    given = {"a": 1.23456789, "b": [1, (2.00001, "x")], "c": float("nan"), "d": True}
+    assert results.significant(given, digits=3) == {
+        "a": 1.23,
+        "b": [1, [2.0, "x"]],
+        "c": None,
+        "d": True,
+    }
+    assert results.significant(float("inf")) is None

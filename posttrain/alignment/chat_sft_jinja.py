@@ -14,7 +14,7 @@ words as "< |", which no longer spells a mark.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from posttrain.alignment.chat_template import Chat, Message
@@ -54,17 +54,18 @@ SAFE_TEMPLATE = TEMPLATE.replace(
 
 
 def hf_tokenizer(
-    template: str = TEMPLATE, safe: bool = False
+    template: str = TEMPLATE, safe: bool = False, plain: Collection[str] = ()
 ) -> PreTrainedTokenizerFast:
     """The twin of our tokenizer: the same ids for the same text, and a template.
 
-    safe: SAFE_TEMPLATE, whatever `template` says.
+    safe: SAFE_TEMPLATE, whatever `template` says. plain: the marks that stay in a text
+    that is decoded with `skip_special_tokens=True`.
     """
     from transformers import PreTrainedTokenizerFast
 
     ours = tokenizer()
     return PreTrainedTokenizerFast(
-        tokenizer_object=to_hugging_face(ours.model, ours.specials),
+        tokenizer_object=to_hugging_face(ours.model, ours.specials, plain),
         eos_token=END_TURN,
         pad_token=PAD,
         chat_template=SAFE_TEMPLATE if safe else template,

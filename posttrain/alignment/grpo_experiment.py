@@ -7,6 +7,7 @@
               sampled and greedy accuracy over rollouts and CPU-seconds
     rounds    GRPO's own log: reward, accuracy, length, silent groups
     cost      GRPO against its start: tax, drift, speed, wins
+    tax       a base that read Shakespeare first: what SFT, GRPO and replay do to that
     faults    a smaller cold start (the artifact of the `ci` preset), with a fault each
 
 Run it over seeds with `python -m ci.measure grpo cpu`.
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,12 +34,15 @@ from posttrain.alignment import (
 from posttrain.alignment.grpo_comparison import METHODS, Budget, follow, summary
 from posttrain.alignment.grpo_cost import before_after
 from posttrain.alignment.grpo_faults import FAULTS, faulty_trainer
+from posttrain.alignment.grpo_tax import Plan, tax
 from posttrain.alignment.grpo_training import Recipe, Round
 from posttrain.alignment.rollouts import GREEDY, evaluate
 from posttrain.alignment.word_problems import Problem
 from posttrain.foundations.trainer import fit
+from posttrain.results import significant
 
-VERSION = 1
+VERSION = 2
+TAX = Plan()
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Preset:
     max_new: int = 48
     faults: tuple[str, ...] = tuple(FAULTS)
     methods: tuple[str, ...] = tuple(METHODS)
+    tax: Plan = TAX
 
 
 PRESETS = {
@@ -71,6 +75,14 @@ PRESETS = {
         problems=100,
         points=2,
         fault_rounds=3,
+        tax=Plan(
+            characters=20_000,
+            base_steps=20,
+            base_batch=8,
+            sft_steps=20,
+            rounds=1,
+            problems=20,
+        ),
     ),
     "cpu": Preset(
         cold="cpu",
@@ -141,9 +153,10 @@ def run(preset: str, seed: int) -> dict:
             "greedy": evaluate(start, problems, GREEDY, max_new=setup.max_new).accuracy,
         },
         **run_methods(setup, recipe, start, problems, seed),
+        "tax": tax(setup.tax, seed, device),
         "faults": run_faults(setup, seed, device),
     }
-    return json.loads(json.dumps(rounded(result)))
+    return json.loads(json.dumps(significant(result)))
 
 
 def run_methods(
@@ -188,14 +201,3 @@ def run_faults(setup: Preset, seed: int, device: str) -> dict:
 def row_of(entry: Round) -> dict:
     """One round as plain values."""
     return {"reward": entry.reward, "silent": entry.silent, **asdict(entry.scores)}
-
-
-def rounded(value):
-    """The same with floats of five significant digits: results are read by people."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(item) for item in value]
-    return value

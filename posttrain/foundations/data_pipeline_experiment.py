@@ -42,6 +42,7 @@ from posttrain.foundations.data_pipeline_memorising import Setup, learn_repeated
 from posttrain.foundations.tokenization import Tokenizer, bpe_tokenizer
 from posttrain.foundations.tokenization_texts import python_source
 from posttrain.foundations.training_run import Recipe
+from posttrain.results import significant
 
 VERSION = 1
 
@@ -139,16 +140,7 @@ def run(preset: str, seed: int) -> dict:
         ],
         "pipeline": whole(documents, setup, seed),
     }
-    return rounded(result)
-
-
-def rounded(value):
-    """The same with floats cut to four digits, for a small file."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    return significant(result, digits=4)
 
 
 # -------------------------------------------------------------------------- packing

@@ -6,7 +6,7 @@ written as characters that can be seen: byte 32, the space, is "Ġ".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from posttrain.foundations.tokenization_bpe import GPT2_PATTERN, BPEModel
@@ -53,9 +53,12 @@ def visible(piece: bytes) -> str:
 
 
 def to_hugging_face(
-    model: BPEModel, specials: Mapping[str, int]
+    model: BPEModel, specials: Mapping[str, int], plain: Collection[str] = ()
 ) -> tokenizers.Tokenizer:
-    """The same tokenizer in the library `tokenizers`: same ids for the same text."""
+    """The same tokenizer in the library `tokenizers`: same ids for the same text.
+
+    plain: those of `specials` that `decode(skip_special_tokens=True)` should keep.
+    """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
 
@@ -70,7 +73,9 @@ def to_hugging_face(
         ]
     )
     made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(list(specials))  # numbered from the end of the vocabulary
+    for special in specials:  # numbered from the end of the vocabulary
+        token = tokenizers.AddedToken(special, normalized=False)
+        (made.add_tokens if special in plain else made.add_special_tokens)([token])
     return made
 
 

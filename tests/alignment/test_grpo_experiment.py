@@ -53,6 +53,11 @@ def test_result_holds_what_the_chapter_shows(tiny_run):
         assert (method["demonstrations"] > 0) == (name == "sft")
     assert len(tiny_run["rounds"]) == 3
     assert tiny_run["cost"]["before"]["thinking_perplexity"] > 1
+    assert [row["stage"] for row in tiny_run["tax"]][:3] == [
+        "base",
+        "sft",
+        "sft, replay",
+    ]
 
 
 def test_answers_are_counted_for_each_method(tiny_run):
