@@ -60,7 +60,7 @@ def update(state: State, s: Tensor, v: Tensor) -> State:
 
 
 def merge(a: State, b: State) -> State:
-    """The state over the keys of both. Associative, commutative; its unit is `start`."""
+    """The state over the keys of both. Associative, commutative, with unit `start`."""
     m = torch.maximum(a.m, b.m)
     shift = shift_of(m)
     left, right = torch.exp(a.m - shift), torch.exp(b.m - shift)  # one of them is 1

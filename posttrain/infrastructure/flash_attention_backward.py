@@ -5,8 +5,8 @@
     dQ = dS K / √D    dK = dSᵀ Q / √D  delta_i = Σ_d dO_id O_id
 
 The softmax's gradient needs Σ_j P_ij dP_ij, a sum over a whole row. It equals
-dO_i · O_i, so a tile needs nothing from its neighbours. Five products of matrices where a backward
-pass that kept P needs four: S is the fifth.
+dO_i · O_i, so a tile needs nothing from its neighbours. Five products of matrices where
+a backward pass that kept P needs four: S is the fifth.
 
 Source: Dao 2023 (FlashAttention-2), algorithm 2; Dao et al. 2022, appendix B.
 """

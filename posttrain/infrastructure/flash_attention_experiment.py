@@ -6,9 +6,10 @@
     triton   the kernel of `posttrain_kernels`, on a GPU only
 
 Each arm is timed in its forward pass and in forward and backward together, and our
-tiles in several sizes. A seed draws the inputs and the order of the arms. Times on a CPU are
-CPU seconds of all threads, the median of some rounds in which the arms take turns; on a
-GPU they are seconds of the clock. Run it over seeds with
+tiles in several sizes. At the longest length they are timed without the causal mask as
+well, where no tile can be skipped. A seed draws the inputs and the order of the arms.
+Times on a CPU are CPU seconds of all threads, the median of some rounds in which the
+arms take turns; on a GPU they are seconds of the clock. Run it over seeds with
 `python -m ci.measure flash_attention cpu`.
 """
 
@@ -19,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,7 +52,7 @@ class Preset:
 PRESETS = {
     "ci": Preset((128, 256, 512), (128, 32), rounds=3),
     "cpu": Preset(
-        (128, 256, 512, 1024, 2048, 4096), (256, 16, 32, 64, 128, 512, 1024), rounds=7
+        (128, 256, 512, 1024, 2048, 4096), (256, 16, 32, 64, 128, 512, 1024), rounds=5
     ),
     "t4": Preset(
         (512, 1024, 2048, 4096, 8192),
@@ -72,7 +74,8 @@ PRESETS = {
 
 
 def run(preset: str, seed: int) -> dict:
-    """One run: seconds by arm and length, seconds by tile, bytes kept by arm."""
+    """Seconds and kept bytes by arm and length; at the longest, seconds by tile, and
+    by arm without a mask ("whole")."""
     if preset not in PRESETS:
         raise ValueError(f"{preset!r}; known presets: {', '.join(PRESETS)}")
     p = PRESETS[preset]
@@ -80,8 +83,9 @@ def run(preset: str, seed: int) -> dict:
     order = random.Random(seed)
     arms = arms_of(p)
     times = {T: race(arms, inputs(p, T), p.rounds, order) for T in p.lengths}
-    longest = p.lengths[-1]
+    longest = inputs(p, p.lengths[-1])
     by_tile = {str(size): tiled(size, size) for size in sorted(p.tiles)}
+    whole = arms_of(p, causal=False)
     config = asdict(p) | {"dtype": str(p.dtype), "lengths": list(p.lengths)}
     return {
         "config": config,
@@ -95,18 +99,23 @@ def run(preset: str, seed: int) -> dict:
             }
             for name, arm in arms.items()
         },
-        "tiles": race(by_tile, inputs(p, longest), max(3, p.rounds // 2), order),
+        "whole": race(whole, longest, p.rounds, order),
+        "tiles": race(by_tile, longest, 3, order),
     }
 
 
-def arms_of(p: Preset) -> dict[str, Attention]:
+def arms_of(p: Preset, causal: bool = True) -> dict[str, Attention]:
     """What is timed, by name."""
     size = p.tiles[0]
-    arms = {"naive": naive_attention, "tiled": tiled(size, size), "sdpa": sdpa}
+    arms = {
+        "naive": partial(naive_attention, causal=causal),
+        "tiled": tiled(size, size, causal),
+        "sdpa": partial(sdpa, causal=causal),
+    }
     if p.device == "cuda":
         from posttrain_kernels.flash_attention import flash_attention
 
-        arms["triton"] = flash_attention
+        arms["triton"] = partial(flash_attention, causal=causal)
     return arms
 
 

@@ -21,17 +21,24 @@ from posttrain.infrastructure.flash_attention_backward import tiled_attention
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def naive_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention with the whole table. q, k, v, result: (B, H, T, D)."""
+def naive_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+    """Attention with the whole table. q, k, v, result: (B, H, T, D)."""
     T = q.shape[2]
-    hidden = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, T)
-    return scores.masked_fill(hidden, -torch.inf).softmax(dim=-1) @ v
+    if causal:
+        hidden = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(hidden, -torch.inf)
+    return scores.softmax(dim=-1) @ v
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """PyTorch's own, causal."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+def sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+    """PyTorch's own, of the same shapes."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+
+def tiled(M: int, N: int, causal: bool = True) -> Attention:
+    """`tiled_attention` with these tiles."""
+    return lambda q, k, v: tiled_attention(q, k, v, causal, M, N)
 
 
 def held_bytes(
@@ -62,9 +69,9 @@ def held_bytes(
 
 
 def naive_bytes(B: int, H: int, T: int, D: int, itemsize: int = 4) -> int:
-    """What `naive_attention` keeps: q (scaled later), k, v, the weights, the mask.
+    """What `naive_attention` keeps: q, k, v, the weights and the causal mask.
 
-    The mask is one byte a pair and shared by all heads.
+    The scores need not stay: softmax's gradient is a function of its result. The mask is one byte a pair and shared by all heads.
     """
     return B * H * (3 * T * D + T * T) * itemsize + T * T
 
@@ -72,8 +79,3 @@ def naive_bytes(B: int, H: int, T: int, D: int, itemsize: int = 4) -> int:
 def tiled_bytes(B: int, H: int, T: int, D: int, itemsize: int = 4) -> int:
     """What `tiled_attention` keeps: q, k, v, o, and one float32 number a row."""
     return B * H * (4 * T * D * itemsize + T * 4)
-
-
-def tiled(M: int, N: int) -> Attention:
-    """`tiled_attention`, causal, with these tiles."""
-    return lambda q, k, v: tiled_attention(q, k, v, True, M, N)

@@ -16,6 +16,7 @@ Source: Dao 2023 (FlashAttention-2), algorithm 1; Ainslie et al. 2023 (shared he
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -111,8 +112,8 @@ def split_decode(q: Tensor, k: Tensor, v: Tensor, splits: int) -> Tensor:
     """Attention of few queries to many keys, the keys cut into `splits` parts.
 
     q: (B, H, T_q, D), which see all keys   k, v: (B, H_kv, T_k, D). In decoding T_q is
-    1 and there are too few blocks of queries to fill a GPU; each part of the keys can go
-    to a program of its own, and a second step merges. Returns (B, H, T_q, D).
+    1 and there are too few blocks of queries to fill a GPU; each part of the keys can
+    go to a program of its own, and a second step merges. Returns (B, H, T_q, D).
     Source: Dao, Haziza, Massa, Sizov 2023, "Flash-Decoding for long-context inference".
     """
     T_k = k.shape[2]
@@ -121,7 +122,7 @@ def split_decode(q: Tensor, k: Tensor, v: Tensor, splits: int) -> Tensor:
     cuts = [round(i * T_k / splits) for i in range(splits + 1)]
     parts = [
         tiled_forward(q, k[:, :, a:b], v[:, :, a:b], causal=False)
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        for a, b in pairwise(cuts)
     ]
     o, lse = parts[0]
     for o_part, lse_part in parts[1:]:

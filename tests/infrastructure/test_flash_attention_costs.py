@@ -99,6 +99,7 @@ def test_experiment():
         assert all(len(arm[key]) == n for key in ("forward", "step", "held_bytes"))
         assert all(x > 0 and math.isfinite(x) for x in arm["forward"] + arm["step"])
         assert arm["held_bytes"] == sorted(arm["held_bytes"])
+    assert set(result["whole"]) == set(result["arms"])
     assert {int(x) for x in result["tiles"]} == set(X.PRESETS["ci"].tiles)
     with pytest.raises(ValueError, match="'big'; known presets: ci, cpu, t4, h200"):
         X.run("big", 0)
