@@ -71,7 +71,8 @@ def held_bytes(
 def naive_bytes(B: int, H: int, T: int, D: int, itemsize: int = 4) -> int:
     """What `naive_attention` keeps: q, k, v, the weights and the causal mask.
 
-    The scores need not stay: softmax's gradient is a function of its result. The mask is one byte a pair and shared by all heads.
+    The scores need not stay: softmax's gradient is a function of its result. The mask
+    is one byte a pair and shared by all heads.
     """
     return B * H * (3 * T * D + T * T) * itemsize + T * T
 
