@@ -9,8 +9,6 @@ import math
 
 import torch
 
-INF = math.inf
-
 # ------------------------------------------------------------------------ update
 
 
@@ -20,7 +18,7 @@ def update_by_logsumexp(m, l, scores):
     both = torch.stack([m.double() + l.double().log(), scores.double().logsumexp(1)])
     lse = both.logsumexp(dim=0)
     total = (lse - top.double()).exp()
-    return top, torch.where(top == -INF, 0.0, total).to(l.dtype)
+    return top, torch.where(top == -torch.inf, 0.0, total).to(l.dtype)
 
 
 def update_row_by_row(m, l, scores):
@@ -29,7 +27,7 @@ def update_row_by_row(m, l, scores):
         for s in row:
             if s > tops[r].item():
                 tops[r], sums[r] = s, sums[r] * math.exp(tops[r].item() - s) + 1
-            elif s > -INF:
+            elif s > -torch.inf:
                 sums[r] += math.exp(s - tops[r].item())
     return tops, sums
 
@@ -37,20 +35,20 @@ def update_row_by_row(m, l, scores):
 def update_where_it_rises(m, l, scores):
     top = torch.maximum(m, scores.amax(dim=1))
     shrink = torch.where(top > m, torch.exp(m - top), torch.ones_like(m))
-    p = torch.where(scores == -INF, 0.0, torch.exp(scores - top[:, None]))
+    p = torch.where(scores == -torch.inf, 0.0, torch.exp(scores - top[:, None]))
     return top, l * shrink + p.sum(dim=1)
 
 
 def update_keeps_log_of_sum(m, l, scores):
     top = torch.maximum(m, scores.amax(dim=1))
-    safe = torch.where(top == -INF, 0.0, top)
+    safe = torch.where(top == -torch.inf, 0.0, top)
     total = l * torch.exp(m - safe) + torch.exp(scores - safe[:, None]).sum(dim=1)
     return top, total.log()
 
 
 def update_mean_for_sum(m, l, scores):
     top = torch.maximum(m, scores.amax(dim=1))
-    safe = torch.where(top == -INF, 0.0, top)
+    safe = torch.where(top == -torch.inf, 0.0, top)
     total = l * torch.exp(m - safe) + torch.exp(scores - safe[:, None]).mean(dim=1)
     return top, total
 
@@ -64,7 +62,7 @@ def update_masked_with_a_large_number(m, l, scores):
 
 
 def merge_by_sigmoid(o_a, lse_a, o_b, lse_b):
-    none = (lse_a == -INF) & (lse_b == -INF)
+    none = (lse_a == -torch.inf) & (lse_b == -torch.inf)
     gap = torch.where(none, 0.0, lse_a - lse_b)
     share = torch.sigmoid(gap)[..., None]
     o = share * o_a + (1 - share) * o_b
@@ -127,7 +125,7 @@ def plan_transposed(T_q, T_k, M, N):
 def tiled_by_lists(q, k, v, M, N):
     """Head by head, statistics as log-sum-exp, tiles that are hidden are skipped."""
     (B, H, T_q, D), (_, H_kv, T_k, _) = q.shape, k.shape
-    o, lse = torch.zeros_like(q), torch.full_like(q[..., 0], -INF)
+    o, lse = torch.zeros_like(q), torch.full_like(q[..., 0], -torch.inf)
     for b in range(B):
         for h in range(H):
             keys, values = k[b, h * H_kv // H], v[b, h * H_kv // H]
@@ -136,7 +134,7 @@ def tiled_by_lists(q, k, v, M, N):
                 for j in range(0, T_k, N):
                     s = q[b, h, rows] @ keys[j : j + N].T / D**0.5
                     where = torch.arange(rows.start, rows.stop)[:, None] + T_k - T_q
-                    s[torch.arange(j, j + s.shape[1]) > where] = -INF
+                    s[torch.arange(j, j + s.shape[1]) > where] = -torch.inf
                     part = torch.logsumexp(s, dim=1)
                     total = torch.logaddexp(lse[b, h, rows], part)
                     keep = torch.exp(lse[b, h, rows] - total)[:, None]
@@ -153,14 +151,16 @@ def tiled_from_the_last_key(q, k, v, M, N):
     outputs, sums = [], []
     for i in range(0, T_q, M):
         q_i = q[..., i : i + M, :] * D**-0.5
-        m = torch.full(q_i.shape[:-1], -INF, dtype=q.dtype)
+        m = torch.full(q_i.shape[:-1], -torch.inf, dtype=q.dtype)
         l, acc = torch.zeros_like(m), torch.zeros_like(q_i)
         at = torch.arange(i, i + q_i.shape[-2])[:, None] + T_k - T_q
         for j in reversed(range(0, T_k, N)):
             k_j, v_j = k[:, :, None, j : j + N], v[:, :, None, j : j + N]
-            s = (q_i @ k_j.mT).where(torch.arange(j, j + k_j.shape[-2]) <= at, -INF)
+            s = (q_i @ k_j.mT).where(
+                torch.arange(j, j + k_j.shape[-2]) <= at, -torch.inf
+            )
             top = torch.maximum(m, s.amax(dim=-1))
-            safe = torch.where(top == -INF, 0.0, top)
+            safe = torch.where(top == -torch.inf, 0.0, top)
             p, shrink = torch.exp(s - safe[..., None]), torch.exp(m - safe)
             l, acc = l * shrink + p.sum(-1), acc * shrink[..., None] + p @ v_j
             m = top
@@ -192,7 +192,7 @@ def tiled_strips(q, k, v, M, N):
     for i in range(0, T_q, M):
         s = q[:, :, i : i + M] @ k.mT / math.sqrt(q.shape[-1])
         at = torch.arange(i, i + s.shape[2])[:, None] + T_k - T_q
-        s = s.masked_fill(torch.arange(T_k) > at, -INF)
+        s = s.masked_fill(torch.arange(T_k) > at, -torch.inf)
         outputs.append(s.softmax(-1) @ v)
         sums.append(s.logsumexp(-1))
     return torch.cat(outputs, 2), torch.cat(sums, 2)
@@ -210,7 +210,7 @@ def backward_query_by_query(q, k, v, o, lse, do, allowed):
     scale = q.shape[-1] ** -0.5
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for i in range(len(q)):
-        if lse[i] == -INF:
+        if lse[i] == -torch.inf:
             continue
         p = torch.exp(k @ q[i] * scale - lse[i]) * allowed[i]
         ds = p * ((v - o[i]) @ do[i])
@@ -334,13 +334,6 @@ EQUIVALENT = {
     ),
     "block_plan: `last_key = min(j + N, T_k) - 1` -> `last_key = min(T_k, j + "
     "N) - 1`": _ORDER,
-    "tiled_attention: `for i in range(0, T_q, M):` -> `for i in range(0, T_q):`": (
-        "blocks overlap, and each row is computed again to the same numbers"
-    ),
-    "tiled_attention: `total, acc = (torch.zeros_like(m), torch.zeros_like(q_i))` "
-    "-> `total, acc = (torch.zeros_like(m), q_i)`": (
-        "the first shrink is e^-inf = 0: what was in acc goes away"
-    ),
     "tiled_attention: `for j in range(0, min(T_k, i + M + T_k - T_q), N):` -> "
     "`for j in range(0, min(i + M + T_k - T_q, T_k), N):`": _ORDER,
     "tiled_attention: `for j in range(0, min(T_k, i + M + T_k - T_q), N):` -> "
@@ -349,8 +342,6 @@ EQUIVALENT = {
     "torch.maximum(s.amax(dim=-1), m)`": _ORDER,
     "tiled_attention: `for j in range(0, min(T_k, i + M + T_k - T_q), N):` -> "
     "`for j in range(0, min(T_k, i + M + T_k + T_q), N):`": _SKIP,
-    "tiled_attention: `o, lse = (torch.empty_like(q), torch.empty_like(q[..., "
-    "0]))` -> `o, lse = (torch.empty_like(q), torch.empty_like(q[..., -1]))`": _SHAPE,
     "tiled_attention: `m = torch.full_like(q_i[..., 0], -torch.inf)` -> `m = "
     "torch.full_like(q_i[..., -1], -torch.inf)`": _SHAPE,
     "key_block_backward: `shift = torch.where(lse == -torch.inf, 0.0, lse)` -> "

@@ -12,12 +12,10 @@ import torch
 
 from posttrain.checks.task import Mistake
 
-INF = math.inf
-
 
 def finite(m):
     """m, and 0 where it is -inf."""
-    return torch.where(m == -INF, 0.0, m)
+    return torch.where(m == -torch.inf, 0.0, m)
 
 
 # ------------------------------------------------------------------------ update
@@ -99,7 +97,7 @@ def merge_by_log_weights(o_a, lse_a, o_b, lse_b):
 
 def merge_swapped(o_a, lse_a, o_b, lse_b):
     left, right = torch.sigmoid(lse_b - lse_a), torch.sigmoid(lse_a - lse_b)
-    none = (lse_a == -INF) & (lse_b == -INF)
+    none = (lse_a == -torch.inf) & (lse_b == -torch.inf)
     left, right = left.masked_fill(none, 0.0), right.masked_fill(none, 0.0)
     o = o_a * left[..., None] + o_b * right[..., None]
     return o, torch.logaddexp(lse_a, lse_b)
@@ -188,7 +186,7 @@ class Tiled:
         outputs, sums = [], []
         for i in range(0, T_q, M):
             q_i = q[:, :, i : i + M]
-            m = torch.full_like(q_i[..., 0], -INF)
+            m = torch.full_like(q_i[..., 0], -torch.inf)
             l, acc = torch.zeros_like(m), torch.zeros_like(q_i)
             for j in range(0, T_k, N):
                 k_j, v_j = k[:, :, j : j + N], v[:, :, j : j + N]
@@ -211,7 +209,7 @@ class Tiled:
         return keys <= torch.arange(i, i + rows)[:, None] + T_k - T_q
 
     def step(self, m, l, acc, s, ok, v):
-        s = s.masked_fill(~ok, -INF)
+        s = s.masked_fill(~ok, -torch.inf)
         top = torch.maximum(m, s.amax(dim=-1))
         safe = finite(top)
         p, shrink = torch.exp(s - safe[..., None]), torch.exp(m - safe)
@@ -232,7 +230,7 @@ class TiledAccNotRescaled(Tiled):
 class TiledSoftmaxInEachTile(Tiled):
     def step(self, m, l, acc, s, ok, v):
         m, l, _ = super().step(m, l, acc, s, ok, v)
-        p = s.masked_fill(~ok, -INF).softmax(dim=-1).nan_to_num(0.0)
+        p = s.masked_fill(~ok, -torch.inf).softmax(dim=-1).nan_to_num(0.0)
         return m, l, acc + p @ v
 
     def finish(self, m, l, acc):
@@ -295,7 +293,7 @@ def tiled_by_the_table(q, k, v, M, N):
     T_q, T_k = q.shape[2], k.shape[2]
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     s = q @ k.mT / math.sqrt(q.shape[-1])
-    s = s.masked_fill(~torch.ones(T_q, T_k).tril(T_k - T_q).bool(), -INF)
+    s = s.masked_fill(~torch.ones(T_q, T_k).tril(T_k - T_q).bool(), -torch.inf)
     return s.softmax(dim=-1) @ v, s.logsumexp(dim=-1)
 
 
@@ -351,7 +349,7 @@ def backward_right_but(weights=None, delta=None, scale=None, dv=None):
 
     def key_block_backward(q, k, v, o, lse, do, allowed):
         factor = q.shape[-1] ** -0.5
-        s = (q @ k.mT * factor).masked_fill(~allowed, -INF)
+        s = (q @ k.mT * factor).masked_fill(~allowed, -torch.inf)
         p = torch.exp(s - finite(lse)[:, None]) if weights is None else weights(s, lse)
         d = (do * o).sum(dim=-1) if delta is None else delta(p, do @ v.mT, do, o)
         ds = p * (do @ v.mT - d[:, None]) * (factor if scale is None else scale)
