@@ -21,21 +21,16 @@ from pathlib import Path
 
 from posttrain.alignment import mini_grpo_unsloth as lab
 from posttrain.alignment import mini_grpo_unsloth_local as local
-from posttrain.alignment.chat_sft_artifact import recipe_of
 from posttrain.alignment.mini_grpo_unsloth import PRESETS, Policy, Settings
-from posttrain.alignment.mini_grpo_unsloth_exam import Exam, word_problem_questions
+from posttrain.alignment.mini_grpo_unsloth_exam import Exam, questions_for
 from posttrain.alignment.mini_grpo_unsloth_rewards import text_of
 from posttrain.results import significant
 
 VERSION = 1
-POOL = 2000  # questions to learn from
 # What the faults are planted in: the small cold start at twice the speed
 FAULTY = replace(PRESETS["ci"], lr=4e-3, steps=60, held_out=100)
 KEPT = {
     "reward": "reward",
-    "rewards/tags/mean": "tags",
-    "rewards/number/mean": "number",
-    "rewards/correct/mean": "correct",
     "completions/mean_length": "length",
     "frac_reward_zero_std": "silent",
     "entropy": "entropy",
@@ -89,13 +84,8 @@ def one_run(
                 policy, tokenizer=local.tags_made_special(policy.tokenizer)
             )
         functions, weights = rewards(policy) if rewards else (None, None)
-        difficulty = recipe_of(settings.cold).difficulty
-        exam = Exam(
-            word_problem_questions(difficulty, "test", settings.held_out),
-            settings.system,
-            settings.max_new,
-        )
-        pool = word_problem_questions(difficulty, "train", POOL, seed=settings.seed)
+        pool, held_out = questions_for(settings)
+        exam = Exam(held_out, settings.system, settings.max_new)
         greedy = replace(exam, temperature=0)
         before = greedy.hold(policy)
         trainer = lab.make_trainer(
