@@ -37,30 +37,34 @@ def draws_until_none_fails(p, target):
 # ---------------------------------------------------------------- accept
 
 
-def accept_across_questions(replies, due, most):
+def accepted(replies, most, right, key):
+    """The exercise's rule, but for what is right and what is the same."""
     kept, seen, count = [], set(), {}
     for i, r in enumerate(replies):
-        key = frozenset(r["equations"])
-        if r["answer"] != due[r["question"]] or key in seen:
+        if not right(r) or key(r) in seen:
             continue
         if count.get(r["question"], 0) < most:
-            seen.add(key)
+            seen.add(key(r))
             count[r["question"]] = count.get(r["question"], 0) + 1
             kept.append(i)
     return kept
+
+
+def accept_across_questions(replies, due, most):
+    def right(r):
+        return r["answer"] == due[r["question"]]
+
+    return accepted(replies, most, right, lambda r: frozenset(r["equations"]))
 
 
 def accept_in_order(replies, due, most):
-    kept, seen, count = [], set(), {}
-    for i, r in enumerate(replies):
-        key = (r["question"], tuple(r["equations"]))
-        if r["answer"] != due[r["question"]] or key in seen:
-            continue
-        if count.get(r["question"], 0) < most:
-            seen.add(key)
-            count[r["question"]] = count.get(r["question"], 0) + 1
-            kept.append(i)
-    return kept
+    def right(r):
+        return r["answer"] == due[r["question"]]
+
+    def key(r):
+        return r["question"], tuple(r["equations"])
+
+    return accepted(replies, most, right, key)
 
 
 def accept_duplicates_first(replies, due, most):
@@ -79,16 +83,13 @@ def accept_duplicates_first(replies, due, most):
 
 
 def accept_form_only(replies, due, most):
-    kept, seen, count = [], set(), {}
-    for i, r in enumerate(replies):
-        key = (r["question"], frozenset(r["equations"]))
-        if r["answer"] is None or key in seen:
-            continue
-        if count.get(r["question"], 0) < most:
-            seen.add(key)
-            count[r["question"]] = count.get(r["question"], 0) + 1
-            kept.append(i)
-    return kept
+    def right(r):
+        return r["answer"] is not None
+
+    def key(r):
+        return r["question"], frozenset(r["equations"])
+
+    return accepted(replies, most, right, key)
 
 
 def accept_no_duplicates_rule(replies, due, most):
@@ -116,13 +117,7 @@ def accept_cap_first(replies, due, most):
 
 
 def accept_cap_overall(replies, due, most):
-    kept, seen = [], set()
-    for i, r in enumerate(replies):
-        key = (r["question"], frozenset(r["equations"]))
-        if r["answer"] == due[r["question"]] and key not in seen:
-            seen.add(key)
-            kept.append(i)
-    return kept[:most]
+    return accept_no_cap(replies, due, most)[:most]
 
 
 def accept_no_cap(replies, due, most):
