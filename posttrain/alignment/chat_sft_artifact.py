@@ -113,7 +113,11 @@ def recipe_of(preset: str, seed: int = 0) -> ColdStart:
 
 def build(preset: str) -> dict:
     """Fine-tune with the preset's recipe: `model` (state) and `recipe`."""
-    recipe = recipe_of(preset)
+    return fine_tuned(recipe_of(preset))
+
+
+def fine_tuned(recipe) -> dict:
+    """What an artifact keeps of a recipe (a dataclass with `trainer(device)`)."""
     trainer = recipe.trainer("cuda" if torch.cuda.is_available() else "cpu")
     fit(trainer)
     state = trainer.model.cpu().state_dict()

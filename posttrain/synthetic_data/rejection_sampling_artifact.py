@@ -11,15 +11,16 @@ steps.
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from posttrain.alignment.chat_sft import Pool, sft_trainer
+from posttrain.alignment.chat_sft_artifact import fine_tuned
 from posttrain.alignment.word_problem_tokenizer import tokenizer
 from posttrain.alignment.word_problems import Problem
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
-from posttrain.foundations.trainer import Trainer, fit
+from posttrain.foundations.trainer import Trainer
 from posttrain.synthetic_data.rejection_sampling_paths import (
     FOUR_LENGTHS,
     Exam,
@@ -105,14 +106,7 @@ def recipe_of(preset: str, seed: int = 0) -> Start:
 
 def build(preset: str) -> dict:
     """Fine-tune with the preset's recipe: `model` (state) and `recipe`."""
-    recipe = recipe_of(preset)
-    trainer = recipe.trainer("cuda" if torch.cuda.is_available() else "cpu")
-    fit(trainer)
-    state = trainer.model.cpu().state_dict()
-    return {
-        "model": {name: tensor.clone() for name, tensor in state.items()},
-        "recipe": asdict(recipe),
-    }
+    return fine_tuned(recipe_of(preset))
 
 
 def restore(artifact: dict) -> tuple[GPT, Start]:
