@@ -120,6 +120,7 @@ def test_weights_add_up_without_rounding():
         parts = [settings.tags, settings.number, settings.correct]
         sums = (torch.ones(8, 3) * torch.tensor(parts)).nansum(1)
         assert sums.std() == 0
+        assert all((1024 * weight).is_integer() for weight in parts)  # exact in binary
 
 
 # --- exam ----------------------------------------------------------------------------
