@@ -75,7 +75,7 @@ def kept(run):
 
 @pytest.fixture(scope="module")
 def unsloth(tmp_path_factory):
-    names = ("whole", "cut", "resumed", "refused", "four_bit")
+    names = ("whole", "cut", "resumed", "refused", "four_bit", "unseen")
     runs = found(
         tmp_path_factory.mktemp("unsloth"),
         "unsloth",
@@ -84,6 +84,7 @@ def unsloth(tmp_path_factory):
         {"name": "other", "steps": 4},
         {"name": "other", "steps": 4, "lr": 1e-4},
         {"name": "four", "steps": 2, "four_bit": True},
+        {"name": "unseen", "steps": 4, "exam_every": 4},
     )
     return dict(zip(names, runs, strict=True))
 
@@ -109,6 +110,12 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(unsloth):
     assert len(kept(unsloth["cut"])) < len(kept(unsloth["resumed"]))
     assert unsloth["resumed"]["total"] == unsloth["whole"]["total"]
     assert kept(unsloth["resumed"]) == kept(unsloth["whole"])
+
+
+def test_a_run_that_is_looked_at_is_the_run_that_is_not(unsloth):
+    assert unsloth["unseen"]["total"] == unsloth["whole"]["total"]
+    exams = [row for row in unsloth["unseen"]["log"] if "exam/correct" in row]
+    assert [row["step"] for row in exams] == [0, 4]
 
 
 def test_other_settings_do_not_go_on_in_the_same_folder(unsloth):
