@@ -85,6 +85,12 @@ def run(slug: str, root: Path = ROOT) -> Report:
     namespace, alive, total = _namespace(nb), [], 0
     for name, source in answers(nb).items():
         tried = trials(slug, name, tasks[name])
+        # Also imports all that is imported on first use: a mutant that is stopped in
+        # an import would leave half a module, and all after it would fail for that.
+        if not passes(tasks[name], tried, name, source, namespace):
+            raise ValueError(
+                f"the answer {name!r} of {slug!r} fails without a mutation"
+            )
         for mutant in mutants(name, source):
             total += 1
             if survives(tasks[name], tried, mutant, namespace):
@@ -133,17 +139,22 @@ def trials(slug: str, name: str, task: Task) -> list[tuple[tuple, judge.Outcome]
 
 def survives(task: Task, tried: list, mutant: Mutant, namespace: dict) -> bool:
     """True when the checks find nothing wrong with the mutant."""
-    scope = dict(namespace)
     try:
         with _time_limit(SECONDS), warnings.catch_warnings(action="ignore"):
-            exec(mutant.source, scope)
-            answer = scope.get(mutant.task)
-            return all(
-                judge.same(task, judge.attempt(task.drive, answer, case), due)
-                for case, due in tried
-            )
+            return passes(task, tried, mutant.task, mutant.source, namespace)
     except Exception:
         return False
+
+
+def passes(task: Task, tried: list, name: str, source: str, namespace: dict) -> bool:
+    """Whether the answer `name` that `source` defines meets every case."""
+    scope = dict(namespace)
+    exec(source, scope)
+    answer = scope.get(name)
+    return all(
+        judge.same(task, judge.attempt(task.drive, answer, case), due)
+        for case, due in tried
+    )
 
 
 def _namespace(nb: nbformat.NotebookNode) -> dict:

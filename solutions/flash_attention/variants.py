@@ -342,6 +342,10 @@ EQUIVALENT = {
     "torch.maximum(s.amax(dim=-1), m)`": _ORDER,
     "tiled_attention: `for j in range(0, min(T_k, i + M + T_k - T_q), N):` -> "
     "`for j in range(0, min(T_k, i + M + T_k + T_q), N):`": _SKIP,
+    "tiled_attention: `total, acc = (torch.zeros_like(m), torch.zeros_like(q_i))` "
+    "-> `total, acc = (torch.zeros_like(m), q_i)`": (
+        "the first block shrinks it by exp(-inf) = 0, whatever it holds"
+    ),
     "tiled_attention: `m = torch.full_like(q_i[..., 0], -torch.inf)` -> `m = "
     "torch.full_like(q_i[..., -1], -torch.inf)`": _SHAPE,
     "key_block_backward: `shift = torch.where(lse == -torch.inf, 0.0, lse)` -> "

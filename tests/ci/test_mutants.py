@@ -1,5 +1,8 @@
 """The mutants: all kinds are made, and a weak check lets one live."""
 
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,6 +66,13 @@ def test_names_do_not_depend_on_line_numbers(made):
     assert [m.name for m in moved] == [m.name for m in made]
 
 
+def spend(seconds):
+    start = time.process_time()
+    while time.process_time() < start + seconds:
+        pass
+    return seconds
+
+
 def weak(cases):
     task = Task(
         lambda rng, hidden: cases,
@@ -87,6 +97,35 @@ def test_a_loop_without_end_counts_as_noticed(monkeypatch):
     task = weak([(torch.ones(2),)])
     endless = mutants.Mutant("f", "f: endless", "def f(x):\n    while True: pass")
     assert not mutants.survives(*task, endless, {})
+
+
+def test_a_first_use_that_takes_long_is_over_before_the_mutants(monkeypatch):
+    """Else each mutant is stopped in the same import, and counts as noticed."""
+    monkeypatch.setattr(mutants, "SECONDS", 0.2)
+    task, _ = weak([(torch.ones(2),)])
+    started = []
+
+    def slow_at_first(answer, x):
+        if not started:
+            started.append(spend(0.4))
+        return answer(x)
+
+    task = replace(task, drive=slow_at_first)
+    monkeypatch.setattr(mutants.judge, "load_tasks", lambda slug: {"f": task})
+    monkeypatch.setattr(
+        mutants, "answers", lambda nb: {"f": "def f(x): return x.abs()"}
+    )
+    report = mutants.run("attention")
+    assert report.survivors == ["f: `return x.abs()` -> `return x`"]
+
+
+def test_an_answer_that_is_wrong_as_it_stands_is_told(monkeypatch):
+    wrong = {"causal_mask": "def causal_mask(*args): pass"}
+    monkeypatch.setattr(mutants, "answers", lambda nb: wrong)
+    with pytest.raises(
+        ValueError, match="the answer 'causal_mask' of 'attention' fails"
+    ):
+        mutants.run("attention")
 
 
 def test_attention_leaves_no_survivor_without_a_reason():
