@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def preset_named(presets: Mapping[str, T], name: str) -> T:
-    """`presets[name]`; raises ValueError, which names the known ones, if it is absent."""
+    """`presets[name]`. Raises ValueError, with the known names, where there is none."""
     if name not in presets:
         known = ", ".join(presets)
         raise ValueError(f"unknown preset {name!r}; known presets: {known}")
