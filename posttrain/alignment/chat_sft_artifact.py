@@ -25,6 +25,7 @@ from posttrain.alignment.word_problems import (
 )
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.trainer import Trainer, fit
+from posttrain.presets import preset_named
 
 TEST_SEED = 10_000
 
@@ -105,10 +106,7 @@ PRESETS = {
 
 def recipe_of(preset: str, seed: int = 0) -> ColdStart:
     """The preset's recipe. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    return replace(PRESETS[preset], seed=seed)
+    return replace(preset_named(PRESETS, preset), seed=seed)
 
 
 def build(preset: str) -> dict:

@@ -38,6 +38,7 @@ from posttrain.alignment.completions import Completions
 from posttrain.alignment.word_problem_tokenizer import tokenizer
 from posttrain.alignment.word_problems import Difficulty, Problem, draw, problems
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
+from posttrain.presets import preset_named
 
 VERSION = 1
 TEST_SEED = 10_000
@@ -120,10 +121,7 @@ PRESETS["h200"] = replace(
 
 def run(preset: str, seed: int) -> dict:
     """All parts; a JSON-able dict. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    bench = Bench.of(PRESETS[preset], seed)
+    bench = Bench.of(preset_named(PRESETS, preset), seed)
     results = {name: bench.train(make()) for name, make in arms(bench).items()}
     best = results["reply"]["model"]
     return {

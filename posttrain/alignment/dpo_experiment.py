@@ -60,6 +60,7 @@ from posttrain.alignment.word_problems import Difficulty, draw, problems
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.tokenization import PAD
 from posttrain.foundations.trainer import fit
+from posttrain.presets import preset_named
 
 VERSION = 1
 TEST_SEED = 10_000
@@ -146,10 +147,7 @@ PRESETS = {
 
 def run(preset: str, seed: int) -> dict:
     """All of the experiment. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    setup = PRESETS[preset]
+    setup = preset_named(PRESETS, preset)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sft, seconds = fine_tune(setup, seed, device)
     asked = problems(TEST_SEED, setup.test, setup.difficulty, "test")

@@ -39,6 +39,7 @@ from posttrain.alignment.grpo_training import Recipe, Round
 from posttrain.alignment.rollouts import GREEDY, evaluate
 from posttrain.alignment.word_problems import Problem
 from posttrain.foundations.trainer import fit
+from posttrain.presets import preset_named
 from posttrain.results import significant
 
 VERSION = 2
@@ -110,14 +111,6 @@ PRESETS["t4"] = replace(
 PRESETS["h200"] = replace(PRESETS["t4"], cold="h200", max_new=176)
 
 
-def preset_named(name: str) -> Preset:
-    """The preset, or a ValueError that names the known ones."""
-    if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {name!r}; known presets: {known}")
-    return PRESETS[name]
-
-
 def budget_of(setup: Preset, start: chat_sft_artifact.ColdStart) -> Budget:
     """The recipes of the five methods."""
     d = {"difficulty": start.difficulty, "max_new": setup.max_new}
@@ -133,7 +126,7 @@ def budget_of(setup: Preset, start: chat_sft_artifact.ColdStart) -> Budget:
 
 def run(preset: str, seed: int) -> dict:
     """All parts; a JSON-able dict. Raises ValueError for an unknown preset."""
-    setup = preset_named(preset)
+    setup = preset_named(PRESETS, preset)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     recipe = chat_sft_artifact.recipe_of(setup.cold, seed)
     problems = recipe.test_problems(setup.problems)

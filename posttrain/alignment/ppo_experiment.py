@@ -27,6 +27,7 @@ from posttrain.alignment.rollouts import evaluate
 from posttrain.alignment.word_problems import Difficulty
 from posttrain.foundations.language_model import parameter_count
 from posttrain.foundations.trainer import fit
+from posttrain.presets import preset_named
 
 VERSION = 1
 PENALTIES = {  # arms of the RLHF part
@@ -118,10 +119,7 @@ PRESETS["h200"] = replace(PRESETS["t4"], rlhf=replace(BIG, C=512, L=8))
 
 def run(preset: str, seed: int) -> dict:
     """All parts; raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    sizes = PRESETS[preset]
+    sizes = preset_named(PRESETS, preset)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "config": {

@@ -47,6 +47,7 @@ from posttrain.alignment.word_problem_styles import RAMBLING
 from posttrain.alignment.word_problems import Difficulty, problems
 from posttrain.foundations.modern_architecture import GPT
 from posttrain.foundations.trainer import fit
+from posttrain.presets import preset_named
 
 VERSION = 1
 TEST_SEED = 20_000  # the test pairs and the pool are the same for every seed
@@ -117,10 +118,7 @@ PRESETS = {
 
 def run(preset: str, seed: int) -> dict:
     """All parts; a JSON-able dict. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    setup = PRESETS[preset]
+    setup = preset_named(PRESETS, preset)
     body, cold = restore(artifacts.get("alignment.chat_sft", setup.cold_start))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     result = Lab(setup, seed, body.to(device), cold.difficulty).everything()

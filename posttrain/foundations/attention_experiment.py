@@ -31,6 +31,7 @@ from posttrain.foundations.attention_lm import (
     sample_windows,
     train,
 )
+from posttrain.presets import preset_named
 
 VERSION = 1
 
@@ -114,7 +115,7 @@ def run(preset: str, seed: int) -> dict:
 
     Raises ValueError for an unknown preset.
     """
-    setup = preset_named(preset)
+    setup = preset_named(PRESETS, preset)
     corpus = data.load("tinyshakespeare")
     text = encode(corpus.text)
     setup = replace(setup, model=replace(setup.model, V=len(text.chars)))
@@ -135,14 +136,6 @@ def run(preset: str, seed: int) -> dict:
             for name, scale in (("scaled", None), ("unscaled", 1.0))
         },
     }
-
-
-def preset_named(name: str) -> Preset:
-    """The preset, or a ValueError that names the known ones."""
-    if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {name!r}; known presets: {known}")
-    return PRESETS[name]
 
 
 def encode(text: str) -> Text:

@@ -27,6 +27,7 @@ from posttrain.foundations.autograd import Value, topological_order
 from posttrain.foundations.autograd_forward import gradient_forward
 from posttrain.foundations.autograd_optim import SGD
 from posttrain.foundations.autograd_training import DigitSetup, run_digits
+from posttrain.presets import preset_named
 
 VERSION = 1
 
@@ -58,7 +59,7 @@ def run(preset: str, seed: int) -> dict:
 
     Raises ValueError for an unknown preset.
     """
-    setup = preset_named(preset)
+    setup = preset_named(PRESETS, preset)
     digits, evaluation = run_digits(setup.digits, seed)
     return {
         "preset": preset,
@@ -70,14 +71,6 @@ def run(preset: str, seed: int) -> dict:
         "digits": digits,
         "evaluation": evaluation,
     }
-
-
-def preset_named(name: str) -> Preset:
-    """The preset, or a ValueError that names the known ones."""
-    if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {name!r}; known presets: {known}")
-    return PRESETS[name]
 
 
 # ---------------------------------------------------------------- toy sets

@@ -42,6 +42,7 @@ from posttrain.foundations.data_pipeline_memorising import Setup, learn_repeated
 from posttrain.foundations.tokenization import Tokenizer, bpe_tokenizer
 from posttrain.foundations.tokenization_texts import python_source
 from posttrain.foundations.training_run import Recipe
+from posttrain.presets import preset_named
 from posttrain.results import significant
 
 VERSION = 1
@@ -106,10 +107,7 @@ PRESETS["h200"] = PRESETS["t4"]
 
 def run(preset: str, seed: int) -> dict:
     """All parts at one size; JSON-able. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    setup = PRESETS[preset]
+    setup = preset_named(PRESETS, preset)
     corpus = data.load("tinyshakespeare")
     documents = real_documents(SOURCES, seed)[: setup.documents]
     good = [d.text for d in documents if d.source != "code"]

@@ -56,6 +56,7 @@ from posttrain.foundations.language_modeling_ngram import (
     kneser_ney,
 )
 from posttrain.foundations.tokenization import bpe_tokenizer, char_tokenizer
+from posttrain.presets import preset_named
 
 VERSION = 1
 
@@ -142,9 +143,7 @@ class Split:
 def run(preset: str, seed: int) -> dict:
     """Measure everything; return a JSON-able dict. Raises ValueError for an unknown
     preset."""
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-    setup, corpus = PRESETS[preset], data.load("tinyshakespeare")
+    setup, corpus = preset_named(PRESETS, preset), data.load("tinyshakespeare")
     text = corpus.text[: setup.characters]
     chars = char_tokenizer(text, specials=())
     split = cut(text, chars)

@@ -33,6 +33,7 @@ from posttrain.foundations.optimizers_groups import muon_and_adamw
 from posttrain.foundations.optimizers_schedules import wsd
 from posttrain.foundations.trainer import Trainer, fit
 from posttrain.foundations.training_run import Text, load_text
+from posttrain.presets import preset_named
 
 VERSION = 1
 
@@ -117,10 +118,7 @@ def run(preset: str, seed: int) -> dict:
 
     Raises ValueError for an unknown preset.
     """
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    setup, text = PRESETS[preset], load_text("tinyshakespeare")
+    setup, text = preset_named(PRESETS, preset), load_text("tinyshakespeare")
     setup = replace(setup, model=replace(setup.model, V=text.tokenizer.vocab_size))
     return {
         "preset": preset,

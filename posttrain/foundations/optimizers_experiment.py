@@ -49,6 +49,7 @@ from posttrain.foundations.optimizers_schedules import (
     warmup_cosine,
     wsd,
 )
+from posttrain.presets import preset_named
 
 VERSION = 1
 
@@ -136,7 +137,7 @@ def run(preset: str, seed: int) -> dict:
 
     Raises ValueError for an unknown preset.
     """
-    setup = preset_named(preset)
+    setup = preset_named(PRESETS, preset)
     corpus = data.load("tinyshakespeare")
     text = encode(corpus.text)
     setup = replace(setup, model=replace(setup.model, V=len(text.chars)))
@@ -157,14 +158,6 @@ def run(preset: str, seed: int) -> dict:
         "batches": run_batches(setup, task),
         "overfit": run_overfit(setup, text, task),
     }
-
-
-def preset_named(name: str) -> Preset:
-    """The preset, or a ValueError that names the known ones."""
-    if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {name!r}; known presets: {known}")
-    return PRESETS[name]
 
 
 def make_task(setup: Preset, text: Text, seed: int) -> Task:

@@ -42,6 +42,7 @@ from posttrain.foundations.sampling_measures import (
 )
 from posttrain.foundations.trainer import Trainer, fit
 from posttrain.foundations.training_run import Recipe, Run
+from posttrain.presets import preset_named
 
 VERSION = 1
 GROUP = 8  # tries a prompt in a step of group-relative reinforcement learning
@@ -149,7 +150,7 @@ PRESETS["h200"] = replace(
 
 def run(preset: str, seed: int) -> dict:
     """Both parts; a JSON-able dict. Raises ValueError for an unknown preset."""
-    setup = preset_named(preset)
+    setup = preset_named(PRESETS, preset)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = json.loads(json.dumps(asdict(setup)))  # lists, as JSON has no tuples
     config["recipe"]["seed"] = seed
@@ -160,14 +161,6 @@ def run(preset: str, seed: int) -> dict:
         "text": run_text(setup, seed, device),
         "game": run_game(setup, seed, device),
     }
-
-
-def preset_named(name: str) -> Preset:
-    """The preset, or a ValueError that names the known ones."""
-    if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {name!r}; known presets: {known}")
-    return PRESETS[name]
 
 
 # -------------------------------------------------------------------------- text

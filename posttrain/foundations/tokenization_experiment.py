@@ -34,6 +34,7 @@ from posttrain.foundations.tokenization_wordpiece import (
     encode_word,
     train_wordpiece,
 )
+from posttrain.presets import preset_named
 
 VERSION = 1
 
@@ -86,10 +87,7 @@ class Split:
 
 def run(preset: str, seed: int) -> dict:
     """All parts at one size; JSON-able. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    setup = PRESETS[preset]
+    setup = preset_named(PRESETS, preset)
     corpus = data.load("tinyshakespeare")
     prose = split(corpus.text[: setup.prose].split("\n\n"), seed)
     code = split(texts.python_source(setup.code, seed), seed)

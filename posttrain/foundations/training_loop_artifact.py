@@ -15,6 +15,7 @@ from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.tokenization import Tokenizer
 from posttrain.foundations.trainer import fit
 from posttrain.foundations.training_run import PRESETS, Run
+from posttrain.presets import preset_named
 
 CI_STEPS = 250  # some seconds
 
@@ -24,10 +25,7 @@ def build(preset: str) -> dict:
 
     `ci` is cut to what takes a few seconds. Raises ValueError for an unknown preset.
     """
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    recipe = PRESETS[preset]
+    recipe = preset_named(PRESETS, preset)
     if preset == "ci":
         recipe = replace(recipe, steps=CI_STEPS)
     run = Run.begin(recipe, device="cuda" if torch.cuda.is_available() else "cpu")

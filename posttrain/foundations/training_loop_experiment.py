@@ -39,6 +39,7 @@ from posttrain.foundations.training_run import (
     make_model,
     make_trainer,
 )
+from posttrain.presets import preset_named
 
 VERSION = 1
 SCALES = range(-14, 41, 2)  # loss scales to try, as powers of 2
@@ -96,10 +97,7 @@ PRESETS = {
 
 def run(preset: str, seed: int) -> dict:
     """All of the experiment. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    setup = PRESETS[preset]
+    setup = preset_named(PRESETS, preset)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     recipe = replace(setup.recipe, seed=seed)
     text = load_text(recipe.data)

@@ -31,6 +31,7 @@ from posttrain.foundations.transformer_speed import (
     race_generation,
     race_training,
 )
+from posttrain.presets import preset_named
 
 VERSION = 1
 
@@ -178,7 +179,7 @@ def run(preset: str, seed: int) -> dict:
 
     Raises ValueError for an unknown preset.
     """
-    setup = preset_named(preset)
+    setup = preset_named(PRESETS, preset)
     text = load_text(setup.recipe.data)
     V = text.tokenizer.vocab_size
     setup = replace(
@@ -208,14 +209,6 @@ def run(preset: str, seed: int) -> dict:
         },
         "speed": {name: run_race(race, recipe) for name, race in setup.races.items()},
     }
-
-
-def preset_named(name: str) -> Preset:
-    """The preset, or a ValueError that names the known ones."""
-    if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {name!r}; known presets: {known}")
-    return PRESETS[name]
 
 
 def build(config: GPT2Config, arm: Arm, seed: int) -> GPT2:

@@ -32,6 +32,7 @@ from posttrain.infrastructure.flash_attention_memory import (
     sdpa,
     tiled,
 )
+from posttrain.presets import preset_named
 
 VERSION = 1
 
@@ -76,9 +77,7 @@ PRESETS = {
 def run(preset: str, seed: int) -> dict:
     """Seconds and kept bytes by arm and length; at the longest, seconds by tile, and
     by arm without a mask ("whole")."""
-    if preset not in PRESETS:
-        raise ValueError(f"{preset!r}; known presets: {', '.join(PRESETS)}")
-    p = PRESETS[preset]
+    p = preset_named(PRESETS, preset)
     torch.manual_seed(seed)
     order = random.Random(seed)
     arms = arms_of(p)

@@ -30,6 +30,7 @@ from posttrain.alignment.word_problem_tokenizer import tokenizer
 from posttrain.alignment.word_problems import Difficulty, Problem, problems
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.trainer import Trainer, fit
+from posttrain.presets import preset_named
 from posttrain.results import significant
 from posttrain.synthetic_data.reasoning_traces import Trace, form_fault, work_fault
 from posttrain.synthetic_data.reasoning_traces_filters import (
@@ -112,14 +113,6 @@ PRESETS["h200"] = replace(
 )
 
 
-def preset_named(name: str) -> Preset:
-    """The preset, or a ValueError that names the known ones."""
-    if name not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {name!r}; known presets: {known}")
-    return PRESETS[name]
-
-
 # ------------------------------------------------------------------------- the arms
 
 
@@ -167,7 +160,7 @@ ARMS: dict[str, Callable[[Sequence[Trace]], list[Trace]]] = {
 
 def run(preset: str, seed: int) -> dict:
     """All parts; a JSON-able dict. Raises ValueError for an unknown preset."""
-    setup = preset_named(preset)
+    setup = preset_named(PRESETS, preset)
     pool = draw_pool(seed, setup.pool, setup.most)
     result = {
         "preset": preset,

@@ -21,6 +21,7 @@ from posttrain.alignment.word_problem_tokenizer import tokenizer
 from posttrain.alignment.word_problems import Problem
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.trainer import Trainer
+from posttrain.presets import preset_named
 from posttrain.synthetic_data.rejection_sampling_paths import (
     FOUR_LENGTHS,
     Exam,
@@ -98,10 +99,7 @@ PRESETS = {
 
 def recipe_of(preset: str, seed: int = 0) -> Start:
     """The preset's recipe. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    return replace(PRESETS[preset], seed=seed)
+    return replace(preset_named(PRESETS, preset), seed=seed)
 
 
 def build(preset: str) -> dict:

@@ -27,6 +27,7 @@ from posttrain.alignment import chat_sft_artifact, expert_iteration
 from posttrain.alignment.rollouts import GREEDY, evaluate
 from posttrain.alignment.word_problems import Problem
 from posttrain.foundations.trainer import fit
+from posttrain.presets import preset_named
 from posttrain.results import significant
 from posttrain.synthetic_data import rejection_sampling_artifact as start_artifact
 from posttrain.synthetic_data.rejection_sampling import right_steps
@@ -109,10 +110,7 @@ PRESETS["h200"] = replace(
 
 def run(preset: str, seed: int) -> dict:
     """All parts; a JSON-able dict. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown preset {preset!r}; known presets: {known}")
-    setup = PRESETS[preset]
+    setup = preset_named(PRESETS, preset)
     start, recipe = start_of(preset, seed)
     test = recipe.test_problems(setup.problems)
     pool = draws_of(setup, start, recipe.exam, seed)

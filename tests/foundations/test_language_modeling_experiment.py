@@ -122,7 +122,7 @@ def test_strengths_are_chosen_without_the_held_out_text():
 
 
 def test_unknown_presets_name_the_known_ones():
-    with pytest.raises(ValueError, match="'big'; known: ci, cpu, t4, h200"):
+    with pytest.raises(ValueError, match="'big'; known presets: ci, cpu, t4, h200"):
         X.run("big", 0)
 
 
