@@ -1,9 +1,11 @@
 """Bytes and FLOPs: what is counted equals the formulas."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from posttrain.infrastructure import flash_attention_backward as back
@@ -103,3 +105,21 @@ def test_experiment():
     assert {int(x) for x in result["tiles"]} == set(X.PRESETS["ci"].tiles)
     with pytest.raises(ValueError, match="'big'; known presets: ci, cpu, t4, h200"):
         X.run("big", 0)
+
+
+@pytest.mark.parametrize("preset", ["t4", "h200"])
+def test_big_presets_step_in_every_arm(preset):
+    """Shapes and types at full length, without memory; the kernel's by its fake."""
+    setup = X.PRESETS[preset]
+    arms = X.arms_of(setup)
+    assert set(arms) == {"naive", "tiled", "sdpa", "triton"}
+    for arm in arms.values():
+        with FakeTensorMode():
+            qkvo = X.inputs(replace(setup, device="cpu"), setup.lengths[-1])
+            q, k, v = (x.requires_grad_() for x in qkvo[:3])
+            out = arm(q, k, v)
+            out.backward(qkvo[3])
+        assert (out.shape, out.dtype) == (qkvo[3].shape, setup.dtype)
+        assert all(
+            (x.grad.shape, x.grad.dtype) == (x.shape, x.dtype) for x in (q, k, v)
+        )
