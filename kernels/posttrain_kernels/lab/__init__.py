@@ -27,7 +27,7 @@ the wrapper that you would call on a GPU; kernels are decorated as ever, and one
 
 `assert_accurate` compares numbers as this package does: our error may be twice the one
 that PyTorch makes in the same dtype. What the laboratory cannot see: speed, and races
-between the threads of one program.
+between the threads of one program. It runs on triton 3.6 to 3.9.
 """
 
 from posttrain_kernels.lab.accuracy import assert_accurate

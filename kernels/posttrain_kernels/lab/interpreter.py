@@ -134,18 +134,20 @@ class _Rewriter(stock.FunctionRewriter):
 @contextlib.contextmanager
 def _interpreting(builder) -> Iterator[None]:
     """The language computes with `builder` in this block."""
-    semantic, before = stock.interpreter_semantic, stock.interpreter_semantic.builder
+    semantic, before = stock.interpreter_semantic, stock.interpreter_builder
     with _restored(LANGUAGE), triton.knobs.runtime.scope(), np.errstate(all="ignore"):
         triton.knobs.runtime.interpret = True  # constexpr functions give plain numbers
+        # What patches the language takes the builder from here in triton 3.6, and from
+        # the semantic since then.
+        stock.interpreter_builder = semantic.builder = builder
         modules = {"tl": tl, "core": tl.core}
         stock._patch_lang(types.SimpleNamespace(__globals__=modules))
         tl.range = _range
         builder.patch_language()
-        semantic.builder = builder
         try:
             yield
         finally:
-            semantic.builder = before
+            stock.interpreter_builder = semantic.builder = before
 
 
 @contextlib.contextmanager
