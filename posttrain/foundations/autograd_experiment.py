@@ -29,7 +29,7 @@ from posttrain.foundations.autograd_optim import SGD
 from posttrain.foundations.autograd_training import DigitSetup, run_digits
 from posttrain.presets import preset_named
 
-VERSION = 1
+VERSION = 2
 
 TOYS = {"moons": (toy.moons, 0.15), "spiral": (toy.spiral, 0.06)}
 EDGE, GRID = 1.9, 41  # the square of the decision map, and its points a side
