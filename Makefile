@@ -17,7 +17,7 @@ export POSTTRAIN_DATA := $(abspath $(POSTTRAIN_DATA))
 endif
 
 .PHONY: help install book test serve grade measure artifacts format graders \
-	lock repository clean
+	colab lock repository clean
 
 help:
 	@echo 'make book       install, execute every ready notebook, render the site'
@@ -30,6 +30,8 @@ help:
 	@echo 'make measure    measure experiments over 3 seeds  [SLUG=attention PRESET=cpu],'
 	@echo '                or the grader itself  [SLUG=grading]'
 	@echo 'make artifacts  build what several chapters start from  [PRESET=ci]'
+	@echo 'make colab      run every notebook beside the versions that Colab has'
+	@echo '                [PYTHON=python3.12, as there]'
 	@echo 'make repository URL=https://github.com/OWNER/NAME   move to another address'
 	@echo 'make lock       freeze the versions of this environment into constraints.txt'
 	@echo 'make clean      remove build/ (not the environment)'
@@ -76,6 +78,20 @@ measure: install
 
 artifacts: install
 	$(RUN) -m ci.artifacts --preset $(PRESET)
+
+# Its own environment, and the library as the set-up cell installs it: not editable.
+COLAB := build/colab
+NOTEBOOKS = $(wildcard book/*/*.ipynb solutions/*/*.ipynb)
+
+colab:
+	@test -x $(COLAB)/venv/bin/python || $(PYTHON) -m venv $(COLAB)/venv
+	$(COLAB)/venv/bin/python -m pip install --quiet -r ci/colab.txt
+	$(COLAB)/venv/bin/python -m pip install --quiet --no-deps --force-reinstall .
+	@failed=; for file in $(NOTEBOOKS); do \
+	  echo $$file; \
+	  PYDEVD_DISABLE_FILE_VALIDATION=1 $(COLAB)/venv/bin/python -m ci.run_notebook $$file $(COLAB)/$$file \
+	    --preset $(PRESET) || failed="$$failed $$file"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 lock: install
 	$(RUN) -m ci.lock

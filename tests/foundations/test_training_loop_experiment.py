@@ -57,7 +57,7 @@ def test_result_holds_what_the_chapter_shows(tiny_run):
     main = tiny_run["train"]["fp32"]
     assert main["curve"]["step"] == [5, 10, 12]
     assert main["tokens"] == 12 * 2 * 16
-    assert 0 < main["cpu_seconds"] < 30 and len(main["sample"]) == 300
+    assert 0 < main["cpu_seconds"] < 30 and len(main["sample"]) >= 300
     assert [row["T"] for row in tiny_run["cost"]["grid"]] == [8, 16]
     assert tiny_run["fp16"][0]["zero"] > tiny_run["fp16"][-1]["zero"]
     assert set(tiny_run["uneven"]["arms"]) == set(uneven.LOSSES)
