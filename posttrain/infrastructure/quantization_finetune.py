@@ -2,8 +2,8 @@
 
 The base read Shakespeare; the new text are the questions of GSM8K, in which characters
 that Shakespeare does not use (digits most of all) are left out, so that the vocabulary
-stays. All arms see the same batches. Only the learning rate differs: full fine-tuning
-wants a smaller one than adapters.
+stays. All arms see the same batches. Only the learning rate differs: adapters want a
+larger one than full fine-tuning.
 """
 
 from __future__ import annotations
