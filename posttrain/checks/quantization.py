@@ -20,7 +20,7 @@ from posttrain.checks.draws import uniform, whole
 from posttrain.checks.mistakes.quantization import MISTAKES
 from posttrain.checks.task import Task
 
-# the published tables: Dettmers et al. 2023, appendix E, as fp32 numbers
+# the table of Dettmers et al. 2023, as fp32 numbers
 NF4 = torch.tensor(
     [
         *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),

@@ -10,7 +10,7 @@ activation), or a block of neighbours.
     w8 = absmax_quantize(weight, bits=8, dim=1)      # a scale for each output channel
     error = dequantize(w8) - weight                  # at most w8.scale / 2
 
-Source: Jacob et al. 2018, section 2.1, for the affine map.
+Source: Jacob et al. 2018 for the affine map.
 """
 
 from __future__ import annotations

@@ -19,20 +19,17 @@ from posttrain.infrastructure.quantization import blocks_of
 OFFSET = 0.9677083  # the outermost probability that NF4 takes a quantile of
 
 
-def normal_float(
-    offset: float = OFFSET, negative: int = 8, positive: int = 9
-) -> Tensor:
+def normal_float(offset: float = OFFSET) -> Tensor:
     """The 16 code points of NF4, ascending, fp32: those of bitsandbytes.
 
-    `positive` probabilities from 1/2 to `offset`, `negative` ones from 1 - offset to
-    1/2, both at equal distances; their normal quantiles; the zero, which both lists
-    hold, once; divided by the largest. So the two halves are cut differently: there
-    are 8 positive codes and 7 negative ones beside the zero.
-    Source: Dettmers et al. 2023, section 3 and appendix E; `create_normal_map` of
-    bitsandbytes.
+    Nine probabilities from 1/2 to `offset` and eight from 1 - offset to 1/2, at
+    equal distances; their normal quantiles; the zero, which both lists hold, once;
+    divided by the largest. So the halves are cut differently: there are 8 positive
+    codes and 7 negative ones beside the zero.
+    Source: Dettmers et al. 2023, section 3; `create_normal_map` of bitsandbytes.
     """
-    up = torch.special.ndtri(torch.linspace(offset, 0.5, positive)[:-1].double())
-    down = -torch.special.ndtri(torch.linspace(offset, 0.5, negative)[:-1].double())
+    up = torch.special.ndtri(torch.linspace(offset, 0.5, 9)[:-1].double())
+    down = -torch.special.ndtri(torch.linspace(offset, 0.5, 8)[:-1].double())
     code = torch.cat([up, down, torch.zeros(1)]).float().sort().values
     return code / code.max()
 

@@ -6,7 +6,7 @@ p are the codes of x with one scale for each token, q those of the weight with o
 each output channel. Neither scale depends on k, so both leave the sum, and the sum is
 one of integers. A scale for each input channel k would have to stay inside.
 
-Source: Dettmers et al. 2022 (LLM.int8()), section 2; Xiao et al. 2023 (SmoothQuant).
+Source: Dettmers et al. 2022 (LLM.int8()); Xiao et al. 2023 (SmoothQuant).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def smoothing(x_absmax: Tensor, weights: list[Tensor], alpha: float = 0.5) -> Te
     x_absmax: (K,), the largest magnitude of each input channel on sample text.
     weights: all (N, K) that read this input; their columns are to be multiplied.
     alpha 0 leaves the range to the activations, 1 gives all of it to the weights.
-    Source: Xiao et al. 2023, section 4.
+    Source: Xiao et al. 2023.
     """
     w_absmax = torch.stack([w.abs().amax(dim=0) for w in weights]).amax(dim=0)
     x_absmax, w_absmax = (v.clamp(min=1e-5) for v in (x_absmax, w_absmax))

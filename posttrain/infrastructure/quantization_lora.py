@@ -7,7 +7,7 @@ decoded weight is never kept between the two. Only A and B are trained, and the 
 gradient that passes through W is that of its input, dx = dy dec(W) + ..., since the
 layers below have adapters of their own.
 
-Source: Hu et al. 2021 (LoRA), section 4.1; Dettmers et al. 2023 (QLoRA), eq. 5 and 6.
+Source: Hu et al. 2021 (LoRA); Dettmers et al. 2023 (QLoRA).
 """
 
 from __future__ import annotations

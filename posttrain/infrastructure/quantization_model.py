@@ -101,7 +101,7 @@ def smooth(model: GPT, absmax: dict[str, Tensor], alpha: float = 0.5) -> GPT:
     """The same function, with the range of activations moved into the weights.
 
     absmax: of `input_absmax`. A norm's gain is divided by `smoothing`'s factors, and
-    the columns that read it are multiplied. Source: Xiao et al. 2023, section 4.
+    the columns that read it are multiplied. Source: Xiao et al. 2023.
     """
     model = copy.deepcopy(model)
     for norm, layers in readers(model):
