@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from posttrain_kernels import nf4
 
 from posttrain.foundations.language_model import next_token_loss
@@ -63,6 +64,23 @@ def test_planted_outliers_change_no_bit(model, tokens):
             ratio = after[name] / before[name]
             assert (ratio[[5, 40]] == 256).all() and ratio.sum() == 2 * 256 + 62
     assert before["head"].equal(after["head"])
+
+
+def test_input_absmax_is_that_of_all_batches(model, tokens):
+    parts = [(part, part) for part in tokens.split(1)]
+    whole = input_absmax(model, [(tokens, tokens)])
+    for name, absmax in input_absmax(model, parts).items():
+        assert torch.allclose(absmax, whole[name])
+    last = input_absmax(model, parts[-1:])
+    assert any((last[name] < whole[name] - 1e-3).any() for name in whole)
+
+
+def test_divergence_is_that_of_torch(model, tokens):
+    other = with_weights(model, partial(round_trip, bits=3, share="row"))
+    log_p, log_q = (m(tokens).log_softmax(-1) for m in (model, other))
+    due = F.kl_div(log_q, log_p, reduction="sum", log_target=True) / tokens.numel()
+    found = X.beside(model, other, [(part, part) for part in tokens.split(2)])
+    assert found["kl"] == pytest.approx(due.item(), rel=1e-4) and found["kl"] > 1e-3
 
 
 def test_smoothing_undoes_them(model, tokens):
@@ -157,6 +175,8 @@ def test_experiment():
     assert set(map(len, arms.values())) == {len(X.PRESETS["ci"].factors)}
     assert arms["float"][0] == arms["float"][-1] == result["base"]
     assert arms["smoothed, int8 per tensor"][-1] < arms["int8 per tensor"][-1]
+    lost = {name: abs(losses[-1] - result["base"]) for name, losses in arms.items()}
+    assert lost["split"] < 0.2 * lost["int8 per token"] < lost["int8 per tensor"]
     for name in tune.ARMS:
         curve = result["tuning"][name]["curve"]
         assert len(curve) == len(result["tuning"]["steps"])

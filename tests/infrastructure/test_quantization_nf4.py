@@ -52,6 +52,21 @@ def test_lloyd_max_finds_the_optimum_of_a_known_density():
     assert torch.equal(lost, torch.tensor([-1.0, 0.1, 0.2, 1.0]))
 
 
+def test_lloyd_max_counts_blocks_by_the_square_of_their_absmax():
+    """Its fixed point: each entry is the mean of its numbers, weighed so, by a loop."""
+    x = normal(64 * 60) * torch.logspace(-1, 1, 60).repeat_interleave(64)
+    code = codebook.lloyd_max(x, codebook.uniform_code(3), rounds=400)
+    moment, total = [0.0] * 7, [0.0] * 7
+    for block in x.split(64):
+        top = block.abs().max().item()
+        for v in block.tolist():
+            k = min(range(7), key=lambda k, v=v, top=top: abs(code[k] - v / top))
+            moment[k] += top * v  # top² · (v / top)
+            total[k] += top**2
+    due = torch.tensor(moment) / torch.tensor(total)
+    assert torch.allclose(code, due, atol=1e-3)
+
+
 def test_nf4_beats_int4_and_is_not_the_best():
     x = normal()
     tables = {"nf4": torch.tensor(nf4.CODE), "int4": codebook.uniform_code(4)}
@@ -110,6 +125,11 @@ def test_the_adapter_starts_as_nothing_and_only_it_learns():
         assert torch.allclose(a, b, atol=1e-3, rtol=1e-4)
     assert {n for n, p in layer.named_parameters() if p.requires_grad} == {"A", "B"}
     assert not torch.equal(w_hat, weight)
+
+
+def test_the_adapter_freezes_what_it_sits_on():
+    layer = LoRA(torch.nn.Linear(8, 4, bias=False), 4, 8, r=2)
+    assert {n for n, p in layer.named_parameters() if p.requires_grad} == {"A", "B"}
 
 
 def kept_for_backward(layer, x):
