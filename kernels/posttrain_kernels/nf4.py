@@ -124,7 +124,7 @@ def quantize(weights: Tensor, blocksize: int = 64, nested: bool = True) -> NF4:
     if weights.dtype not in FLOATS:
         raise TypeError(f"weights are {weights.dtype}; cast them to one of {FLOATS}")
     code = torch.tensor(CODE, device=weights.device)
-    q, absmax = _nearest(weights.float().flatten(), code, blocksize)
+    q, absmax = nearest(weights.float().flatten(), code, blocksize)
     q = torch.nn.functional.pad(q, (0, q.numel() % 2))
     packed = (q[0::2] << 4) | q[1::2]
     shape, dtype = tuple(weights.shape), weights.dtype
@@ -132,11 +132,25 @@ def quantize(weights: Tensor, blocksize: int = 64, nested: bool = True) -> NF4:
         return NF4(packed, absmax, code, shape, dtype, blocksize)
     offset = absmax.mean()
     nested_code = dynamic_map().to(weights.device)
-    q_absmax, nested_absmax = _nearest(absmax - offset, nested_code, 256)
+    q_absmax, nested_absmax = nearest(absmax - offset, nested_code, 256)
     return NF4(
         *(packed, q_absmax, code, shape, dtype, blocksize),
         *(nested_absmax, nested_code, offset),
     )
+
+
+def nearest(x: Tensor, code: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
+    """For x (n,): index of the nearest code, uint8 (n,); absmax of each block, fp32.
+
+    code: (up to 256,) ascending, in [-1, 1]: what an index stands for, in units of the
+    block's absmax. A block of zeros has absmax 0 and the code nearest to 0.
+    """
+    n = x.numel()
+    blocks = torch.nn.functional.pad(x, (0, -n % blocksize)).view(-1, blocksize)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks * (1 / absmax.clamp(min=1e-38))[:, None]  # in [-1, 1]
+    middles = (code[1:] + code[:-1]) / 2
+    return torch.bucketize(scaled.flatten()[:n], middles).to(torch.uint8), absmax
 
 
 def dynamic_map() -> Tensor:
@@ -163,16 +177,6 @@ def cost(n: int, dtype: torch.dtype, blocksize: int = 64) -> Cost:
     blocks = n / blocksize
     moved = n / 2 + blocks + 4 * blocks / 256 + n * dtype.itemsize
     return Cost(bytes=math.ceil(moved), flops=n)
-
-
-def _nearest(x: Tensor, code: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
-    """For x (n,): index of the nearest code, uint8 (n,); absmax of each block, fp32."""
-    n = x.numel()
-    blocks = torch.nn.functional.pad(x, (0, -n % blocksize)).view(-1, blocksize)
-    absmax = blocks.abs().amax(dim=1)
-    scaled = blocks * (1 / absmax.clamp(min=1e-38))[:, None]  # in [-1, 1]
-    middles = (code[1:] + code[:-1]) / 2
-    return torch.bucketize(scaled.flatten()[:n], middles).to(torch.uint8), absmax
 
 
 def _check(weights: NF4, dtype: torch.dtype) -> None:
