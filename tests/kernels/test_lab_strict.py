@@ -287,6 +287,23 @@ def test_rounding_to_the_nearest_and_not(dtype):
         lab.assert_accurate(results["rtz"], peer, exact, factor=1)
 
 
+def test_the_log_counts_what_each_launch_moves():
+    x, y = torch.randn(3, 5), torch.empty(3)
+    with lab.strict() as log:
+        row_sum_kernel[(3,)](x, y, 5, 5, BLOCK=8)
+        atomic_kernel[(3,)](x, torch.zeros(1), 5, 5, BLOCK=8)
+    assert log == [
+        lab.Traffic("row_sum_kernel", (3, 1, 1), loaded=60, stored=12),
+        lab.Traffic("atomic_kernel", (3, 1, 1), loaded=60 + 12, stored=12),
+    ]
+
+
+def test_a_launch_that_fails_is_not_in_the_log():
+    with pytest.raises(lab.OutOfBounds), lab.strict() as log:
+        no_mask_kernel[(1,)](torch.randn(1, 5), torch.empty(1), 5, 5, BLOCK=8)
+    assert log == []
+
+
 def test_an_element_that_is_never_written():
     with lab.strict():
         x, y = copy(forgotten_kernel)

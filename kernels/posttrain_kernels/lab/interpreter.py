@@ -39,8 +39,22 @@ class KernelError(RuntimeError):
     """An exception inside a kernel, with the program and the line where it arose."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """What the programs of one launch asked of the memory, lanes with mask off not.
+
+    A GPU serves some of it from its caches: `loaded` counts each request, `Cost.bytes`
+    of a kernel each number once.
+    """
+
+    kernel: str
+    grid: tuple[int, ...]  # programs along each axis
+    loaded: int  # bytes; what an atomic operation reads is among them
+    stored: int  # bytes; what an atomic operation writes is among them
+
+
 class Interpreter:
-    """Interprets every launch while it is installed.
+    """Interprets every launch while it is installed, and notes it in `log`.
 
     make_builder() gives the builder of one launch: it does the arithmetic and the
     memory accesses. seed: the programs of a launch run in an order shuffled with it.
@@ -48,6 +62,7 @@ class Interpreter:
 
     def __init__(self, make_builder: Callable, seed: int):
         self.make_builder = make_builder
+        self.log: list[Traffic] = []
         self.order = random.Random(seed)
         self.rewritten: dict[Callable, Callable] = {}
 
@@ -65,7 +80,7 @@ class Interpreter:
             JITFunction.run, JITFunction.__call__ = run, call
 
     def launch(self, kernel: JITFunction, *args, grid, warmup=False, **kwargs) -> None:
-        """Run all programs of a launch, in shuffled order."""
+        """Run all programs of a launch, in shuffled order, and note what they moved."""
         names = {p.name for p in kernel.params}
         unknown = kwargs.keys() - names - OPTIONS
         if unknown:
@@ -83,6 +98,9 @@ class Interpreter:
             for program in self._shuffled(builder.grid_dim):
                 builder.set_grid_idx(*program)
                 self._run_program(kernel, program, values)
+        moved = builder.memory.moved
+        loaded, stored = (moved[kind] + moved["atomic"] for kind in ("load", "store"))
+        self.log.append(Traffic(kernel.__name__, builder.grid_dim, loaded, stored))
 
     def _shuffled(self, dims: tuple[int, ...]) -> list[tuple[int, ...]]:
         programs = list(product(*map(range, dims)))
