@@ -69,7 +69,7 @@ class ContainedProvisioner(forked.ForkedProvisioner):
     """
 
     hidden_modules = List(
-        Unicode(), help="Modules of posttrain that the answers are to stand for."
+        Unicode(), help="Modules of ours that the answers are to stand for."
     ).tag(config=True)
     limits = Dict(help="Fields of grading.containment.policy.Limits.").tag(config=True)
     rung = Unicode("auto", help="auto, namespaces or landlock.").tag(config=True)

@@ -44,13 +44,15 @@ class Traffic:
     """What the programs of one launch asked of the memory, lanes with mask off not.
 
     A GPU serves some of it from its caches: `loaded` counts each request, `Cost.bytes`
-    of a kernel each number once.
+    of a kernel each number once. `tensors` are the arguments that it was given.
     """
 
     kernel: str
     grid: tuple[int, ...]  # programs along each axis
     loaded: int  # bytes; what an atomic operation reads is among them
     stored: int  # bytes; what an atomic operation writes is among them
+    widest: int  # lanes of the widest load or store: how large is a tile?
+    tensors: dict[str, torch.Tensor] = dataclasses.field(repr=False, compare=False)
 
 
 class Interpreter:
@@ -98,9 +100,7 @@ class Interpreter:
             for program in self._shuffled(builder.grid_dim):
                 builder.set_grid_idx(*program)
                 self._run_program(kernel, program, values)
-        moved = builder.memory.moved
-        loaded, stored = (moved[kind] + moved["atomic"] for kind in ("load", "store"))
-        self.log.append(Traffic(kernel.__name__, builder.grid_dim, loaded, stored))
+        self.log.append(_traffic(kernel.__name__, builder))
 
     def _shuffled(self, dims: tuple[int, ...]) -> list[tuple[int, ...]]:
         programs = list(product(*map(range, dims)))
@@ -136,6 +136,15 @@ class Interpreter:
             rewriter = _Rewriter(function.fn)
             self.rewritten[function.fn] = rewriter.rewrite_ast()
         return self.rewritten[function.fn]
+
+
+def _traffic(name: str, builder) -> Traffic:
+    memory = builder.memory
+    loaded, stored = (
+        memory.moved[kind] + memory.moved["atomic"] for kind in ("load", "store")
+    )
+    tensors = dict(pair for space in memory.spaces for pair in space.arguments)
+    return Traffic(name, builder.grid_dim, loaded, stored, memory.widest, tensors)
 
 
 class _Rewriter(stock.FunctionRewriter):
