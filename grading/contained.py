@@ -39,6 +39,7 @@ PRELOAD = [
     *forked.PRELOAD,
     "matplotlib.font_manager",  # reads its list of fonts, which takes a second to make
     "posttrain",
+    "posttrain_kernels",  # the package alone, as above: its modules are read when asked
     "grading.contained",
     "grading.containment.warm",
 ]

@@ -137,10 +137,6 @@ def softmax_reads_twice(x):
     return y
 
 
-def softmax_of_a_copy_by_pytorch(x):
-    return x.contiguous().softmax(dim=-1)
-
-
 def softmax_laid_out_like_x(x):
     y, (R, C) = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype), x.shape
     block = triton.next_power_of_2(C)
@@ -219,11 +215,6 @@ def rms_norm_by_logarithms(x, weight, eps):
         BLOCK=triton.next_power_of_2(C),
     )
     return y, r
-
-
-def rms_norm_by_pytorch(x, weight, eps):
-    r = (x.float().square().mean(-1) + eps).rsqrt()
-    return (x.float() * r[:, None] * weight.float()).to(x.dtype), r
 
 
 def rms_norm_r_in_the_dtype_of_x(x, weight, eps):
@@ -316,21 +307,6 @@ def cross_entropy_by_lanes(logits, target, block):
     loss, lse = torch.zeros(N), torch.zeros(N)
     lanes_kernel[(N,)](logits, target, loss, lse, V, V, BLOCK=max(1, block // 2))
     return loss, lse
-
-
-def cross_entropy_mean(logits, target, block):
-    loss, lse = cross_entropy_by_lanes(logits, target, block)
-    return loss.mean(), lse
-
-
-def cross_entropy_lse_to_base_2(logits, target, block):
-    loss, lse = cross_entropy_by_lanes(logits, target, block)
-    return loss, lse * 1.4426950408889634
-
-
-def cross_entropy_by_pytorch(logits, target, block):
-    loss = torch.nn.functional.cross_entropy(logits.float(), target, reduction="none")
-    return loss, logits.float().logsumexp(dim=-1)
 
 
 @triton.jit
@@ -503,19 +479,14 @@ WRONG = {
     ],
     "softmax": [
         softmax_reads_twice,
-        softmax_of_a_copy_by_pytorch,
         softmax_laid_out_like_x,
     ],
     "rms_norm": [
-        rms_norm_by_pytorch,
         rms_norm_r_in_the_dtype_of_x,
         rms_norm_without_weight,
         rms_norm_by_abs,
     ],
     "cross_entropy": [
-        cross_entropy_mean,
-        cross_entropy_lse_to_base_2,
-        cross_entropy_by_pytorch,
         cross_entropy_forgets_the_last_block,
     ],
     "softmax_bounds": [

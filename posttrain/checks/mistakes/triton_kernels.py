@@ -289,8 +289,6 @@ def faulty_cross_entropy(
         known = target < vocab
     chosen = tl.load(x_ptr + target, mask=known, other=0.0).to(tl.float32)
     loss = tl.where(known, lse - chosen, 0.0)
-    if FAULT == "ignored counts":
-        loss = lse - chosen
     tl.store(loss_ptr + row, loss)
     tl.store(lse_ptr + row, tl.log(d) if FAULT == "no maximum" else lse)
 
@@ -330,10 +328,6 @@ def cross_entropy_with_zeros_in_the_padding(logits, target, block):
 
 def cross_entropy_reads_at_minus_100(logits, target, block):
     return launch_cross_entropy(logits, target, block, "no ignore")
-
-
-def cross_entropy_counts_ignored_rows(logits, target, block):
-    return launch_cross_entropy(logits, target, block, "ignored counts")
 
 
 def cross_entropy_lse_without_maximum(logits, target, block):
@@ -423,8 +417,6 @@ def faulty_dequantize(
     group = block // 256
     if FAULT == "group of weights":
         group = i // 256
-    if FAULT == "one group":
-        group = block * 0
     level = tl.load(absmax_ptr + block, mask=mask, other=0).to(tl.int32)
     nested = tl.load(nested_ptr + group, mask=mask, other=0.0)
     absmax = tl.load(nested_code_ptr + level) * nested
@@ -485,13 +477,6 @@ def dequantize_groups_of_256_weights(
 ):
     given = packed, absmax, code, nested_absmax, nested_code, offset
     return launch_dequantize(given, n, dtype, "group of weights")
-
-
-def dequantize_first_group_only(
-    packed, absmax, code, nested_absmax, nested_code, offset, n, dtype
-):
-    given = packed, absmax, code, nested_absmax, nested_code, offset
-    return launch_dequantize(given, n, dtype, "one group")
 
 
 def dequantize_without_mask(
@@ -688,10 +673,6 @@ MISTAKES = {
             "a target of -100 is no column. Mask that load.",
         ),
         Mistake(
-            cross_entropy_counts_ignored_rows,
-            "a row whose target is -100 has loss 0; its log-sum-exp is as ever.",
-        ),
-        Mistake(
             cross_entropy_lse_without_maximum,
             "the log-sum-exp is m + log(sum): the sum counts in units of exp(m).",
         ),
@@ -755,10 +736,6 @@ MISTAKES = {
         Mistake(
             dequantize_groups_of_256_weights,
             "256 *blocks* share a nested absmax: block // 256, not weight // 256.",
-        ),
-        Mistake(
-            dequantize_first_group_only,
-            "more than 256 blocks have more than one nested absmax.",
         ),
         Mistake(
             dequantize_without_mask,
