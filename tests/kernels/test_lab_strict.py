@@ -287,6 +287,24 @@ def test_rounding_to_the_nearest_and_not(dtype):
         lab.assert_accurate(results["rtz"], peer, exact, factor=1)
 
 
+FACTOR = 2
+
+
+@triton.jit
+def factor_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y_ptr + i, FACTOR * tl.load(x_ptr + i, mask=i < n), mask=i < n)
+
+
+def test_a_global_that_changes_between_two_runs(monkeypatch):
+    """As when a cell of a notebook is run again with another number."""
+    for factor in (2, 3):
+        monkeypatch.setitem(globals(), "FACTOR", factor)
+        with lab.strict():
+            x, y = copy(factor_kernel)
+        torch.testing.assert_close(y, factor * x)
+
+
 def test_the_log_counts_what_each_launch_moves():
     x, y = torch.randn(3, 5), torch.empty(3)
     with lab.strict() as log:

@@ -13,6 +13,7 @@ import linecache
 import random
 import traceback
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import product
 
@@ -147,14 +148,30 @@ def _traffic(name: str, builder) -> Traffic:
     return Traffic(name, builder.grid_dim, loaded, stored, memory.widest, tensors)
 
 
+# The code of a kernel as `_Rewriter` leaves it. What its globals hold may change from
+# run to run (a notebook defines a helper anew), so they are looked at each time.
+_codes: weakref.WeakKeyDictionary[Callable, types.CodeType] = (
+    weakref.WeakKeyDictionary()
+)
+
+
 class _Rewriter(stock.FunctionRewriter):
     """As the stock one, but it leaves the module of the kernel as it is."""
 
+    def rewrite_ast(self) -> Callable:
+        if self.fn in _codes:
+            return self._exec(_codes[self.fn])
+        return super().rewrite_ast()
+
     def _compile_and_exec(self, tree):
+        _codes[self.fn] = compile(tree, self.filename, "exec")
+        return self._exec(_codes[self.fn])
+
+    def _exec(self, code: types.CodeType) -> Callable:
         nonlocals = inspect.getclosurevars(self.fn).nonlocals
         space = self.fn.__globals__ | nonlocals
         space |= {"interpreter_semantic": stock.interpreter_semantic, "range": _range}
-        exec(compile(tree, self.filename, "exec"), space)
+        exec(code, space)
         return space[self.fn.__name__]
 
 
