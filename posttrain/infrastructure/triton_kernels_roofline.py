@@ -35,7 +35,7 @@ class GPU:
         return (self.matrix if matrix else self.vector) / self.bandwidth
 
     def least_seconds(self, cost: Cost, matrix: bool = False) -> float:
-        """The lower bound for one kernel; `matrix` if its FLOPs are matrix products."""
+        """The bound for one kernel; `matrix` if its FLOPs are products."""
         return cost.seconds(self.bandwidth, self.matrix if matrix else self.vector)
 
 
