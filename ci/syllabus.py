@@ -150,7 +150,7 @@ def check_tree(syllabus: Syllabus, root: Path) -> list[str]:
         if topic.graded:
             files += [topic.solution, topic.exercise]
         pages += [topic.chapter, *([topic.exercise] if topic.graded else [])]
-        files += [Path(f"{name.replace('.', '/')}.py") for name in topic.answers]
+        files += [_module_file(name) for name in topic.answers]
         for file in files:
             if not (root / file).is_file():
                 found.append(
@@ -222,6 +222,12 @@ def _build(document: dict) -> Syllabus:
     papers = {key: Paper(key, **paper) for key, paper in document["papers"].items()}
     guides = {guide["slug"]: Guide(**guide) for guide in document.get("guides", [])}
     return Syllabus(topics, parts, document["pillars"], papers, guides)
+
+
+def _module_file(name: str) -> Path:
+    """Where a module of ours lies: posttrain.a.b or posttrain_kernels.a."""
+    folder = "kernels/" if name.startswith("posttrain_kernels.") else ""
+    return Path(f"{folder}{name.replace('.', '/')}.py")
 
 
 def _toc_files(entry: Any) -> list[str]:

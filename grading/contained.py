@@ -39,6 +39,7 @@ PRELOAD = [
     *forked.PRELOAD,
     "matplotlib.font_manager",  # reads its list of fonts, which takes a second to make
     "posttrain",
+    "posttrain_kernels.lab",  # with triton, which takes a quarter of a second
     "grading.contained",
     "grading.containment.warm",
 ]
@@ -69,7 +70,7 @@ class ContainedProvisioner(forked.ForkedProvisioner):
     """
 
     hidden_modules = List(
-        Unicode(), help="Modules of posttrain that the answers are to stand for."
+        Unicode(), help="Modules of ours that the answers are to stand for."
     ).tag(config=True)
     limits = Dict(help="Fields of grading.containment.policy.Limits.").tag(config=True)
     rung = Unicode("auto", help="auto, namespaces or landlock.").tag(config=True)

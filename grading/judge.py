@@ -114,7 +114,8 @@ class Judge:
             kept = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT")
             environment = {k: os.environ[k] for k in kept if k in os.environ}
             # The same checks as the grader's, wherever both are installed.
-            environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+            root = Path(__file__).resolve().parents[1]
+            environment["PYTHONPATH"] = os.pathsep.join([str(root), f"{root}/kernels"])
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "grading.judge", *self._slugs],
                 cwd="/",

@@ -50,8 +50,9 @@ def test_the_library_imports_only_itself_and_the_kernels():
 
 
 def test_checks_do_not_import_the_code_that_they_would_judge():
+    tools = "posttrain_kernels.lab"  # runs a kernel and sees its faults; is no kernel
     for path, names in below("posttrain/checks").items():
-        bad = {n for n in names if not n.startswith("posttrain.checks")}
+        bad = {n for n in names if not n.startswith(("posttrain.checks", tools))}
         assert not bad, f"{path} imports {bad}"
 
 

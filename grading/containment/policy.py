@@ -6,6 +6,7 @@ with equal policies are locked alike.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import sysconfig
@@ -17,6 +18,15 @@ import posttrain
 
 RUNGS = ("namespaces", "landlock")
 PACKAGE = Path(posttrain.__file__).resolve().parent
+
+
+def _kernels() -> tuple[Path, ...]:
+    """Where the package of Triton kernels lies; it is found, not imported."""
+    spec = importlib.util.find_spec("posttrain_kernels")
+    return (Path(spec.origin).resolve().parent,) if spec else ()
+
+
+PACKAGES = (PACKAGE, *_kernels())
 SYSTEM = (
     "/usr",
     "/bin",
@@ -63,10 +73,10 @@ class Limits:
 
 
 def default_readable() -> tuple[Path, ...]:
-    """The interpreter, the system's libraries, and the package posttrain."""
+    """The interpreter, the system's libraries, and our packages."""
     interpreter = [sys.prefix, sys.base_prefix, sysconfig.get_path("purelib")]
     added = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
-    named = [Path(p).absolute() for p in [*SYSTEM, *interpreter, *added, PACKAGE]]
+    named = [Path(p).absolute() for p in [*SYSTEM, *interpreter, *added, *PACKAGES]]
     both = dict.fromkeys(q for p in named for q in (p, p.resolve()) if q.exists())
     return tuple(both)
 
@@ -75,7 +85,7 @@ def default_readable() -> tuple[Path, ...]:
 class Policy:
     """What contained code may read, and its limits.
 
-    `hidden_modules` are modules of posttrain, by full name, that are taken out of the
+    `hidden_modules` are modules of our packages, by full name, that are taken out of the
     readable paths; `posttrain.checks` always is. `hidden_paths` are taken out too.
     `rung` is "auto" or the one rung of the ladder to stand on.
     """
@@ -98,13 +108,16 @@ class Policy:
 
 
 def module_path(name: str) -> Path:
-    """The file or folder of a module of posttrain; imports nothing."""
+    """The file or folder of a module of our packages; imports nothing."""
     parent, *rest = name.split(".")
-    stem = PACKAGE.joinpath(*rest)
-    for path in (stem, stem.with_suffix(".py")):
-        if parent == "posttrain" and rest and path.exists():
-            return path
-    raise ValueError(f"cannot hide module {name!r}: no such file in {PACKAGE}")
+    for package in PACKAGES:
+        stem = package.joinpath(*rest)
+        for path in (stem, stem.with_suffix(".py")):
+            if parent == package.name and rest and path.exists():
+                return path
+    raise ValueError(
+        f"cannot hide module {name!r}: no such file in {' or '.join(map(str, PACKAGES))}"
+    )
 
 
 def environment(private: Path, outside: Mapping[str, str]) -> dict[str, str]:

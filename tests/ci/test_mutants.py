@@ -1,5 +1,6 @@
 """The mutants: all kinds are made, and a weak check lets one live."""
 
+import inspect
 import time
 from dataclasses import replace
 
@@ -117,6 +118,19 @@ def test_a_first_use_that_takes_long_is_over_before_the_mutants(monkeypatch):
     )
     report = mutants.run("attention")
     assert report.survivors == ["f: `return x.abs()` -> `return x`"]
+
+
+def test_an_answer_can_be_read_as_source():
+    """Triton reads kernels so; a mutant's own text, not that of the one before."""
+    task = replace(
+        weak([(torch.ones(2),)])[0],
+        drive=lambda answer, x: inspect.getsource(answer),
+        reference=lambda x: "def f(x):\n    return 2\n",
+    )
+    tried = mutants.trials("toy", "f", task)
+    for number, same in ((1, False), (2, True), (1, False)):
+        source = f"def f(x):\n    return {number}\n"
+        assert mutants.passes(task, tried, "f", source, {}) is same
 
 
 def test_an_answer_that_is_wrong_as_it_stands_is_told(monkeypatch):

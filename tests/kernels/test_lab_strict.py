@@ -287,6 +287,42 @@ def test_rounding_to_the_nearest_and_not(dtype):
         lab.assert_accurate(results["rtz"], peer, exact, factor=1)
 
 
+FACTOR = 2
+
+
+@triton.jit
+def factor_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y_ptr + i, FACTOR * tl.load(x_ptr + i, mask=i < n), mask=i < n)
+
+
+def test_a_global_that_changes_between_two_runs(monkeypatch):
+    """As when a cell of a notebook is run again with another number."""
+    for factor in (2, 3):
+        monkeypatch.setitem(globals(), "FACTOR", factor)
+        with lab.strict():
+            x, y = copy(factor_kernel)
+        torch.testing.assert_close(y, factor * x)
+
+
+def test_the_log_counts_what_each_launch_moves():
+    x, y = torch.randn(3, 5), torch.empty(3)
+    with lab.strict() as log:
+        row_sum_kernel[(3,)](x, y, 5, 5, BLOCK=8)
+        atomic_kernel[(3,)](x, torch.zeros(1), 5, 5, BLOCK=8)
+    assert log[0].tensors == {"x_ptr": x, "y_ptr": y}
+    assert log == [
+        lab.Traffic("row_sum_kernel", (3, 1, 1), loaded=60, stored=12, widest=8, tensors={}),
+        lab.Traffic("atomic_kernel", (3, 1, 1), 60 + 12, 12, 8, {}),
+    ]
+
+
+def test_a_launch_that_fails_is_not_in_the_log():
+    with pytest.raises(lab.OutOfBounds), lab.strict() as log:
+        no_mask_kernel[(1,)](torch.randn(1, 5), torch.empty(1), 5, 5, BLOCK=8)
+    assert log == []
+
+
 def test_an_element_that_is_never_written():
     with lab.strict():
         x, y = copy(forgotten_kernel)

@@ -18,7 +18,13 @@ import torch
 
 from posttrain_kernels import nf4
 from posttrain_kernels.bench import check
-from posttrain_kernels.bench.contestants import OURS, Contestant, LeftOut, assemble
+from posttrain_kernels.bench.contestants import (
+    OURS,
+    Contestant,
+    Entry,
+    LeftOut,
+    assemble,
+)
 from posttrain_kernels.bench.families.nf4 import FAMILY, exact
 from posttrain_kernels.bench.runner import Bench, tried
 from posttrain_kernels.bench.timing import quantile
@@ -40,9 +46,14 @@ def measure(
     samples: int = SAMPLES,
     options: Sequence[tuple] = OPTIONS,
     clock: Callable[[], float] = time.perf_counter,
+    also: Sequence[Entry] = (),
 ) -> dict:
-    """Seconds of every contestant at every size and in sum, and the speed-ups."""
+    """Seconds of every contestant at every size and in sum, and the speed-ups.
+
+    also: further contestants; their `adapt` gets an NF4 tensor.
+    """
     entries = [entry for entry in FAMILY.entries if entry.name in NAMES]
+    entries += also
     present, left_out = assemble(entries, cpu=bench.where == "cpu")
     shapes = []
     for width, hidden, seed, dtype in options:

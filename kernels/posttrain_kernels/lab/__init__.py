@@ -32,7 +32,7 @@ between the threads of one program. It runs on triton 3.6 to 3.9.
 
 from posttrain_kernels.lab.accuracy import assert_accurate
 from posttrain_kernels.lab.compiled import CHIPS, Chip, Launch, compiled
-from posttrain_kernels.lab.interpreter import KernelError
+from posttrain_kernels.lab.interpreter import KernelError, Traffic
 from posttrain_kernels.lab.strict import poisoned_memory, strict
 from posttrain_kernels.lab.violations import (
     OutOfBounds,
@@ -51,6 +51,7 @@ __all__ = [
     "OutOfBounds",
     "Overflow",
     "Race",
+    "Traffic",
     "Undefined",
     "Violation",
     "active",

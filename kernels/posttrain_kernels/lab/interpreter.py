@@ -13,6 +13,7 @@ import linecache
 import random
 import traceback
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import product
 
@@ -39,8 +40,24 @@ class KernelError(RuntimeError):
     """An exception inside a kernel, with the program and the line where it arose."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """What the programs of one launch asked of the memory, lanes with mask off not.
+
+    A GPU serves some of it from its caches: `loaded` counts each request, `Cost.bytes`
+    of a kernel each number once. `tensors` are the arguments that it was given.
+    """
+
+    kernel: str
+    grid: tuple[int, ...]  # programs along each axis
+    loaded: int  # bytes; what an atomic operation reads is among them
+    stored: int  # bytes; what an atomic operation writes is among them
+    widest: int  # lanes of the widest load or store: how large is a tile?
+    tensors: dict[str, torch.Tensor] = dataclasses.field(repr=False, compare=False)
+
+
 class Interpreter:
-    """Interprets every launch while it is installed.
+    """Interprets every launch while it is installed, and notes it in `log`.
 
     make_builder() gives the builder of one launch: it does the arithmetic and the
     memory accesses. seed: the programs of a launch run in an order shuffled with it.
@@ -48,6 +65,7 @@ class Interpreter:
 
     def __init__(self, make_builder: Callable, seed: int):
         self.make_builder = make_builder
+        self.log: list[Traffic] = []
         self.order = random.Random(seed)
         self.rewritten: dict[Callable, Callable] = {}
 
@@ -65,7 +83,7 @@ class Interpreter:
             JITFunction.run, JITFunction.__call__ = run, call
 
     def launch(self, kernel: JITFunction, *args, grid, warmup=False, **kwargs) -> None:
-        """Run all programs of a launch, in shuffled order."""
+        """Run all programs of a launch, in shuffled order, and note what they moved."""
         names = {p.name for p in kernel.params}
         unknown = kwargs.keys() - names - OPTIONS
         if unknown:
@@ -83,6 +101,7 @@ class Interpreter:
             for program in self._shuffled(builder.grid_dim):
                 builder.set_grid_idx(*program)
                 self._run_program(kernel, program, values)
+        self.log.append(_traffic(kernel.__name__, builder))
 
     def _shuffled(self, dims: tuple[int, ...]) -> list[tuple[int, ...]]:
         programs = list(product(*map(range, dims)))
@@ -120,14 +139,39 @@ class Interpreter:
         return self.rewritten[function.fn]
 
 
+def _traffic(name: str, builder) -> Traffic:
+    memory = builder.memory
+    loaded, stored = (
+        memory.moved[kind] + memory.moved["atomic"] for kind in ("load", "store")
+    )
+    tensors = dict(pair for space in memory.spaces for pair in space.arguments)
+    return Traffic(name, builder.grid_dim, loaded, stored, memory.widest, tensors)
+
+
+# The code of a kernel as `_Rewriter` leaves it. What its globals hold may change from
+# run to run (a notebook defines a helper anew), so they are looked at each time.
+_codes: weakref.WeakKeyDictionary[Callable, types.CodeType] = (
+    weakref.WeakKeyDictionary()
+)
+
+
 class _Rewriter(stock.FunctionRewriter):
     """As the stock one, but it leaves the module of the kernel as it is."""
 
+    def rewrite_ast(self) -> Callable:
+        if self.fn in _codes:
+            return self._exec(_codes[self.fn])
+        return super().rewrite_ast()
+
     def _compile_and_exec(self, tree):
+        _codes[self.fn] = compile(tree, self.filename, "exec")
+        return self._exec(_codes[self.fn])
+
+    def _exec(self, code: types.CodeType) -> Callable:
         nonlocals = inspect.getclosurevars(self.fn).nonlocals
         space = self.fn.__globals__ | nonlocals
         space |= {"interpreter_semantic": stock.interpreter_semantic, "range": _range}
-        exec(compile(tree, self.filename, "exec"), space)
+        exec(code, space)
         return space[self.fn.__name__]
 
 

@@ -58,6 +58,8 @@ class Memory:
     def __init__(self, races: bool = True):
         self.spaces: list[Space] = []
         self.races = races
+        self.moved = dict.fromkeys(("load", "store", "atomic"), 0)  # bytes
+        self.widest = 0  # lanes of one access
 
     def place(self, name: str, tensor: Tensor) -> int:
         """Give a tensor argument a place; the address that the kernel gets for it."""
@@ -83,6 +85,8 @@ class Memory:
         Raises OutOfBounds or Race with the first lane that is at fault.
         """
         mask = np.broadcast_to(mask, addresses.shape)
+        self.moved[kind] += int(mask.sum()) * size
+        self.widest = max(self.widest, mask.size)
         real = np.zeros(addresses.shape, np.uint64)
         owners = addresses // SPAN
         for owner in np.unique(owners[mask]).tolist():

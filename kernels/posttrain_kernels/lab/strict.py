@@ -8,16 +8,17 @@ from torch.utils import deterministic
 
 from posttrain_kernels import mode
 from posttrain_kernels.lab.builder import StrictBuilder
-from posttrain_kernels.lab.interpreter import Interpreter
+from posttrain_kernels.lab.interpreter import Interpreter, Traffic
 from posttrain_kernels.lab.memory import Memory
 
 
 @contextlib.contextmanager
-def strict(races: bool = True, seed: int = 0) -> Iterator[None]:
+def strict(races: bool = True, seed: int = 0) -> Iterator[list[Traffic]]:
     """Run the kernels launched in this block on the CPU, and check all that they do.
 
-        with lab.strict():
+        with lab.strict() as log:
             y = softmax(x)  # x on the CPU; the kernel runs, not its fallback
+        print(log[0].loaded, log[0].stored)  # bytes
 
     - bfloat16 and tf32 are computed as a GPU computes them.
     - Each load and store must hit an element of the tensor whose pointer it uses:
@@ -32,6 +33,8 @@ def strict(races: bool = True, seed: int = 0) -> Iterator[None]:
     - torch.empty is filled with NaN (or the largest integer) in the block, so a result
       that no program writes is seen.
 
+    The log gets one Traffic for each launch that came to its end.
+
     A violation names the kernel, the program, the line and the element. Any other
     exception in a kernel comes as KernelError, with the same. Takes milliseconds an
     operation of a program, so use small sizes. Not thread-safe: one block at a time.
@@ -39,19 +42,19 @@ def strict(races: bool = True, seed: int = 0) -> Iterator[None]:
     with mode.entered("strict"), poisoned_memory():
         interpreter = Interpreter(lambda: StrictBuilder(Memory(races)), seed)
         with interpreter.installed():
-            yield
+            yield interpreter.log
 
 
 @contextlib.contextmanager
 def poisoned_memory() -> Iterator[None]:
     """torch.empty gives NaN (or the largest integer) in this block, on any device."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    # not torch.use_deterministic_algorithms, which imports the whole of Inductor
+    before = torch.get_deterministic_debug_mode()
     fill = deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
     deterministic.fill_uninitialized_memory = True
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(before)
         deterministic.fill_uninitialized_memory = fill
