@@ -85,8 +85,8 @@ def default_readable() -> tuple[Path, ...]:
 class Policy:
     """What contained code may read, and its limits.
 
-    `hidden_modules` are modules of our packages, by full name, that are taken out of the
-    readable paths; `posttrain.checks` always is. `hidden_paths` are taken out too.
+    `hidden_modules` are modules of our packages, by full name, that are taken out of
+    the readable paths; `posttrain.checks` always is. `hidden_paths` are taken out too.
     `rung` is "auto" or the one rung of the ladder to stand on.
     """
 
@@ -115,9 +115,8 @@ def module_path(name: str) -> Path:
         for path in (stem, stem.with_suffix(".py")):
             if parent == package.name and rest and path.exists():
                 return path
-    raise ValueError(
-        f"cannot hide module {name!r}: no such file in {' or '.join(map(str, PACKAGES))}"
-    )
+    places = " or ".join(map(str, PACKAGES))
+    raise ValueError(f"cannot hide module {name!r}: no such file in {places}")
 
 
 def environment(private: Path, outside: Mapping[str, str]) -> dict[str, str]:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import math
 
-import torch
-import torch.nn.functional as F
-
 # each `drive` imports it again, where the answer runs; the judge needs it before it
 # lowers its own rights and can read no more files
-from posttrain_kernels import lab  # noqa: F401
+import posttrain_kernels.lab  # noqa: F401
+import torch
+import torch.nn.functional as F
 
 from posttrain.checks.draws import whole
 from posttrain.checks.mistakes.triton_kernels import MISTAKES

@@ -251,9 +251,7 @@ def mean_of_magnitudes(
 
 
 @triton.jit
-def one_number_kernel(
-    x_ptr, target_ptr, loss_ptr, lse_ptr, vocab, BLOCK: tl.constexpr
-):
+def one_number_kernel(x_ptr, target_ptr, loss_ptr, lse_ptr, vocab, BLOCK: tl.constexpr):
     """Keeps one log-sum-exp, and picks the target's logit as it comes by."""
     row = tl.program_id(0)
     target = tl.load(target_ptr + row)
@@ -525,15 +523,18 @@ EQUIVALENT = {
     "`shift = tl.where(top == -float('inf'), -1.0, top)`": "any finite shift serves, "
     "where every exponential is 0",
     "softmax_bounds: `return (naive, max(2 * n * itemsize / bandwidth, 5 * n / peak))`"
-    " -> `return (naive, max(5 * n / peak, 2 * n * itemsize / bandwidth))`": "the order "
-    "of a maximum does not matter",
+    " -> `return (naive, max(5 * n / peak, 2 * n * itemsize / bandwidth))`": (
+        "the order of a maximum does not matter"
+    ),
     "softmax_bounds: `naive = sum((max(k * itemsize / bandwidth, n / peak) for k in "
     "moved))` -> `naive = sum((max(n / peak, k * itemsize / bandwidth) for k in "
     "moved))`": "the order of a maximum does not matter",
     "dequantize: `out = torch.empty(n, dtype=dtype, device=packed.device)` -> "
     "`out = torch.empty(n, dtype=dtype)`": "the checks run on the CPU",
-    "dequantize: `q = tl.load(packed_ptr + byte, mask=exists, other=0).to(tl.int32)` -> "
-    "`q = tl.load(packed_ptr + byte, mask=exists, other=0)`": "uint8 holds both halves",
+    "dequantize: `q = tl.load(packed_ptr + byte, mask=exists, other=0).to(tl.int32)`"
+    " -> `q = tl.load(packed_ptr + byte, mask=exists, other=0)`": (
+        "uint8 holds both halves"
+    ),
     "dequantize: `level = tl.load(absmax_ptr + block, mask=exists, other=0)"
     ".to(tl.int32)` -> `level = tl.load(absmax_ptr + block, mask=exists, other=0)`": (
         "a uint8 is an index as well"
@@ -543,9 +544,9 @@ EQUIVALENT = {
     "reaches into the next 256",
     "dequantize: `start = tl.program_id(0).to(tl.int64) * BYTES` -> "
     "`start = tl.program_id(0) * BYTES`": WIDE,
-    "dequantize: `nf4_kernel[triton.cdiv(packed.numel(), 512),](*(packed, absmax, code, "
-    "nested_absmax, nested_code, offset, out), *(n, packed.numel()), BYTES=512)` -> "
-    "`nf4_kernel[triton.cdiv(packed.numel(), 511),](*(packed, absmax, code, "
+    "dequantize: `nf4_kernel[triton.cdiv(packed.numel(), 512),](*(packed, absmax, "
+    "code, nested_absmax, nested_code, offset, out), *(n, packed.numel()), BYTES=512)`"
+    " -> `nf4_kernel[triton.cdiv(packed.numel(), 511),](*(packed, absmax, code, "
     "nested_absmax, nested_code, offset, out), *(n, packed.numel()), BYTES=512)`": (
         "at most one program more, which finds nothing to do"
     ),

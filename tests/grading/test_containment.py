@@ -752,9 +752,10 @@ def test_view_opens_around_what_is_hidden(tmp_path):
 
 def test_a_module_of_the_kernels_can_be_hidden():
     path = module_path("posttrain_kernels.nf4")
-    assert path.name == "nf4.py" and path in Policy(
-        hidden_modules=("posttrain_kernels.nf4",)
-    ).hidden
+    assert (
+        path.name == "nf4.py"
+        and path in Policy(hidden_modules=("posttrain_kernels.nf4",)).hidden
+    )
 
 
 def test_policy_names_what_it_does_not_know():

@@ -312,7 +312,9 @@ def test_the_log_counts_what_each_launch_moves():
         atomic_kernel[(3,)](x, torch.zeros(1), 5, 5, BLOCK=8)
     assert log[0].tensors == {"x_ptr": x, "y_ptr": y}
     assert log == [
-        lab.Traffic("row_sum_kernel", (3, 1, 1), loaded=60, stored=12, widest=8, tensors={}),
+        lab.Traffic(
+            "row_sum_kernel", (3, 1, 1), loaded=60, stored=12, widest=8, tensors={}
+        ),
         lab.Traffic("atomic_kernel", (3, 1, 1), 60 + 12, 12, 8, {}),
     ]
 

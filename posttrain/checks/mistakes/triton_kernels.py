@@ -1,7 +1,7 @@
 """What goes wrong in the exercise `triton_kernels`, and the hint for each.
 
-Each mistake is a whole answer: a wrapper and a kernel. Those of a task share one kernel,
-which is right where FAULT is "" and has one thing wrong where it names it.
+Each mistake is a whole answer: a wrapper and a kernel. Those of a task share one
+kernel, which is right where FAULT is "" and has one thing wrong where it names it.
 """
 
 from __future__ import annotations
@@ -335,16 +335,14 @@ def cross_entropy_lse_without_maximum(logits, target, block):
 
 
 def cross_entropy_whole_row_at_once(logits, target, block):
-    return launch_cross_entropy(
-        logits, target, triton.next_power_of_2(logits.shape[1])
-    )
+    return launch_cross_entropy(logits, target, triton.next_power_of_2(logits.shape[1]))
 
 
 # ---------------------------------------------------------------- softmax_bounds
 
 
 def bounds(R, C, itemsize, bandwidth, peak, naive, fused=2):
-    """Kernels of `naive` = (bytes / itemsize, each with R C FLOPs), and the fused one."""
+    """Kernels of `naive` (numbers moved, each with R C FLOPs), and the fused one."""
     each = [max(n * itemsize / bandwidth, R * C / peak) for n in naive]
     return sum(each), max(fused * R * C * itemsize / bandwidth, 5 * R * C / peak)
 
@@ -540,8 +538,8 @@ MISTAKES = {
     "scale_add": (
         Mistake(
             scale_add_without_mask,
-            "the last block goes past the end of the tensors. Lane i may load and store "
-            "only where i < n: pass that as `mask`.",
+            "the last block goes past the end of the tensors. Lane i may load and "
+            "store only where i < n: pass that as `mask`.",
         ),
         Mistake(
             scale_add_always_the_first_block,
@@ -568,13 +566,13 @@ MISTAKES = {
     "softmax": (
         Mistake(
             softmax_with_zeros_in_the_padding,
-            "lanes past the row's end count as 0: they can be the maximum, and each adds "
-            "exp(0 - m) to the sum. `other` must be what changes neither: -inf.",
+            "lanes past the row's end count as 0: they can be the maximum, and each "
+            "adds exp(0 - m) to the sum. `other` must be what changes neither: -inf.",
         ),
         Mistake(
             softmax_without_other,
-            "a masked load without `other` leaves the lanes that are off undefined, and "
-            "maximum and sum look at all lanes. Say `other=-float('inf')`.",
+            "a masked load without `other` leaves the lanes that are off undefined, "
+            "and maximum and sum look at all lanes. Say `other=-float('inf')`.",
         ),
         Mistake(
             softmax_without_mask,
@@ -592,8 +590,8 @@ MISTAKES = {
         ),
         Mistake(
             softmax_of_packed_rows,
-            "row r of x begins at r * x.stride(0), which is more than C for a view. Only "
-            "the result, which you make, is packed.",
+            "row r of x begins at r * x.stride(0), which is more than C for a view. "
+            "Only the result, which you make, is packed.",
         ),
         Mistake(
             softmax_divides_by_the_mean,
@@ -609,8 +607,8 @@ MISTAKES = {
     "rms_norm": (
         Mistake(
             rms_norm_mean_over_the_block,
-            "the mean of squares is over C columns. BLOCK, the next power of two, counts "
-            "the padding, too.",
+            "the mean of squares is over C columns. BLOCK, the next power of two, "
+            "counts the padding, too.",
         ),
         Mistake(rms_norm_without_mean, "the *mean* of the squares: divide by C."),
         Mistake(
@@ -628,13 +626,13 @@ MISTAKES = {
         ),
         Mistake(
             rms_norm_keeps_the_root,
-            "r is one over the root mean square, what x is multiplied with: the backward "
-            "pass wants that.",
+            "r is one over the root mean square, what x is multiplied with: the "
+            "backward pass wants that.",
         ),
         Mistake(
             rms_norm_of_packed_rows,
-            "row r of x begins at r * x.stride(0), which is more than C for a view. Only "
-            "the result, which you make, is packed.",
+            "row r of x begins at r * x.stride(0), which is more than C for a view. "
+            "Only the result, which you make, is packed.",
         ),
     ),
     "cross_entropy": (
@@ -650,8 +648,8 @@ MISTAKES = {
         ),
         Mistake(
             cross_entropy_maximum_from_zero,
-            "with a maximum that starts at 0, exponentials of logits near -120 vanish and "
-            "the sum is 0. Start at -inf.",
+            "with a maximum that starts at 0, exponentials of logits near -120 vanish "
+            "and the sum is 0. Start at -inf.",
         ),
         Mistake(
             cross_entropy_maximum_of_the_block,
@@ -665,8 +663,8 @@ MISTAKES = {
         ),
         Mistake(
             cross_entropy_with_zeros_in_the_padding,
-            "lanes past the vocabulary count as logits of 0. `other` must add nothing to "
-            "the sum: -inf.",
+            "lanes past the vocabulary count as logits of 0. `other` must add nothing "
+            "to the sum: -inf.",
         ),
         Mistake(
             cross_entropy_reads_at_minus_100,
@@ -678,15 +676,15 @@ MISTAKES = {
         ),
         Mistake(
             cross_entropy_whole_row_at_once,
-            "a vocabulary of 128,000 fits into no program's registers: walk over it with "
-            "at most `block` logits at a time.",
+            "a vocabulary of 128,000 fits into no program's registers: walk over it "
+            "with at most `block` logits at a time.",
         ),
     ),
     "softmax_bounds": (
         Mistake(
             softmax_bounds_without_columns,
-            "maxima and sums are tensors of R numbers: they are written by one kernel and "
-            "read by the next.",
+            "maxima and sums are tensors of R numbers: they are written by one kernel "
+            "and read by the next.",
         ),
         Mistake(
             softmax_bounds_without_writes,
@@ -694,13 +692,13 @@ MISTAKES = {
         ),
         Mistake(
             softmax_bounds_maximum_of_sums,
-            "kernels run one after the other. Each has a bound of its own; add the five "
-            "bounds, and do not take the bound of the sums.",
+            "kernels run one after the other. Each has a bound of its own; add the "
+            "five bounds, and do not take the bound of the sums.",
         ),
         Mistake(
             softmax_bounds_sum_of_both,
-            "a kernel can move and compute at the same time: its bound is the longer of "
-            "the two times, not their sum.",
+            "a kernel can move and compute at the same time: its bound is the longer "
+            "of the two times, not their sum.",
         ),
         Mistake(
             softmax_bounds_in_numbers,
@@ -718,8 +716,8 @@ MISTAKES = {
         ),
         Mistake(
             dequantize_without_offset,
-            "before the absmaxes were quantised their mean was subtracted: add `offset` "
-            "back.",
+            "before the absmaxes were quantised their mean was subtracted: add "
+            "`offset` back.",
         ),
         Mistake(
             dequantize_scales_the_offset,
@@ -743,8 +741,8 @@ MISTAKES = {
         ),
         Mistake(
             dequantize_by_two_kernels,
-            "the numbers are right, but there are two launches with a buffer of absmaxes "
-            "between. Decode the absmax where it is used, in the same kernel.",
+            "the numbers are right, but there are two launches with a buffer of "
+            "absmaxes between. Decode the absmax where it is used, in the same kernel.",
         ),
         Mistake(
             dequantize_with_a_table_of_absmax,
