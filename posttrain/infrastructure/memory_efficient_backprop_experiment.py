@@ -37,7 +37,7 @@ from posttrain.infrastructure.memory_efficient_backprop_measure import (
 )
 from posttrain.infrastructure.memory_efficient_backprop_memory import (
     HEADS,
-    PeakMemory,
+    step_memory,
 )
 from posttrain.infrastructure.memory_efficient_backprop_vocabulary import (
     tiled_cross_entropy,
@@ -69,8 +69,8 @@ class Preset:
 PRESETS = {
     "ci": Preset(256, 32, (256, 512, 1024), 32, (32, 256), 1, (256, 16, 64), 512, 4),
     "cpu": Preset(
-        *(1024, 256, (1024, 4096, 16384, 32768), 64),
-        chunk_rows=(4, 16, 64, 256, 1024),
+        *(512, 256, (1024, 4096, 16384, 32768), 64),
+        chunk_rows=(4, 16, 64, 256, 512),
         rounds=3,
         rounding=(4096, 64, 256),
         words=8192,
@@ -130,10 +130,7 @@ def race(p: Preset, V: int, n: int, order: random.Random) -> dict[str, dict]:
     found = {name: {"seconds": []} for name in HEADS}
     for name, head in HEADS.items():
         found[name]["system"] = step_bytes(head, inputs, n)
-        with PeakMemory() as memory:
-            head(*inputs, n).backward()
-        found[name]["bytes"] = memory.peak
-        inputs[0].grad = inputs[1].grad = None
+        found[name]["bytes"] = step_memory(head, p.N, p.d, V, n, p.dtype).peak
     for _ in range(p.rounds):
         for name in order.sample(list(HEADS), len(HEADS)):
             found[name]["seconds"].append(step_seconds(HEADS[name], inputs, n))

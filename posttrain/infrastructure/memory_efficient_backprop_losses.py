@@ -142,9 +142,10 @@ def grpo_loss(
     hidden: (B, T, d)   tokens, old, ref, mask: (B, T)   advantages: (B,). Only tokens
     under the mask are taken through the head.
     """
-    ref = old if ref is None else ref  # read only where beta asks for it
-    if objective.beta and ref is old:
-        raise ValueError(f"beta={objective.beta} needs ref")
+    if ref is None:
+        if objective.beta:
+            raise ValueError(f"beta={objective.beta} needs ref")
+        ref = old  # not read
     per_token = advantages[:, None].expand_as(mask)
     given = (x[mask] for x in (tokens, old, per_token, ref))
     return chunked_sum(

@@ -112,11 +112,11 @@ def grpo_steps(model: GPT, head: Callable, batches: Windows, steps: int) -> dict
     B, T = tokens.shape
     g = torch.Generator().manual_seed(batches.seed)
     advantages = grpo.group_advantages(torch.rand(B // 4, 4, generator=g)).flatten()
-    lengths = torch.randint(T // 4, T + 1, (B, 1), generator=g)
-    mask = torch.arange(T) < lengths
+    mask = torch.arange(T) < torch.randint(T // 4, T + 1, (B, 1), generator=g)
+    advantages, mask = advantages.to(tokens.device), mask.to(tokens.device)
     old = _logprobs(model, tokens, targets)
     optimizer = AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    curve, clipped = [], 0.0
+    curve = []
     for _ in range(steps):
         hidden = model.hidden(tokens)
         value = head(hidden, model.head.weight, targets, old, advantages, mask, old)
