@@ -30,7 +30,6 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 RowLoss = Callable[..., Tensor]
 SLICE = 8192  # words of the vocabulary whose share of dW is added at a time
@@ -108,6 +107,18 @@ class Gradients:
         return tuple(g if g is None else g.to(x.dtype) for g, x in found)
 
 
+def refuse_second_derivatives() -> None:
+    """Raises RuntimeError in a backward pass that is to be differentiated in turn.
+
+    The gradients are made without a graph: they would count as constants, silently.
+    """
+    if torch.is_grad_enabled():  # in a backward pass: create_graph=True
+        raise RuntimeError(
+            "create_graph=True: a chunked head has no second derivatives; take"
+            " plain_rows for them"
+        )
+
+
 class _ChunkedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, loss, row_weights, chunk_rows, *rows):
@@ -125,11 +136,10 @@ class _ChunkedSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, upstream):
-        scaled = (
-            g if g is None else g * upstream.to(g.dtype) for g in ctx.saved_tensors
-        )
+        refuse_second_derivatives()
+        kept = ctx.saved_tensors
+        scaled = (g if g is None else g * upstream.to(g.dtype) for g in kept)
         return *scaled, None, None, None, *(None for _ in ctx.needs_input_grad[6:])
 
 
@@ -141,8 +151,8 @@ class _ChunkedRows(torch.autograd.Function):
         return forward_rows(hidden, weight, bias, loss, chunk_rows, rows)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, upstream):
+        refuse_second_derivatives()
         hidden, weight, bias, *rows = ctx.saved_tensors
         gradients = Gradients(hidden, weight, bias, ctx.needs_input_grad[:3])
         for here in chunks(len(hidden), ctx.chunk_rows):
@@ -191,7 +201,8 @@ def chunked_sum(
     """
     chunk_rows = _checked(loss, hidden, weight, bias, rows, chunk_rows, row_weights)
     if row_weights is None:
-        row_weights = upcast(hidden.new_ones(len(hidden)))
+        row_weights = hidden.new_ones(len(hidden))
+    row_weights = row_weights.to(torch.promote_types(hidden.dtype, torch.float32))
     if not torch.is_grad_enabled():  # needs_input_grad would still be True
         out = forward_rows(hidden, weight, bias, loss, chunk_rows, rows)
         return (row_weights * out).sum()

@@ -189,9 +189,20 @@ def _training(p: Preset, seed: int) -> tuple[dict, training.GPT, Windows]:
         fresh = training.new_model(p.words, seed).to(p.device)
         found["sft"][name] = training.sft(fresh, loss, batches, p.steps)
         model = model or fresh
+        found["sft"][name]["weights_apart"] = weights_apart(model, fresh)
     for name, head in training.grpo_heads(n=48).items():
         found["grpo"][name] = training.grpo_steps(model, head, batches, 8)
+    for runs in found.values():
+        for arm in runs.values():  # before the numbers are rounded for the file
+            pairs = zip(runs["plain"]["losses"], arm["losses"], strict=True)
+            arm["losses_apart"] = max(abs(a - b) for a, b in pairs)
     return found, model, batches
+
+
+def weights_apart(model: training.GPT, other: training.GPT) -> float:
+    """The largest difference of any weight."""
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    return max((a - b).detach().abs().max().item() for a, b in pairs)
 
 
 def skipping(model: training.GPT, batches: Windows) -> dict[str, list]:

@@ -173,7 +173,8 @@ def ledger(
     n, W = min(n, N), V * d * trained
     if head == "naive":
         tables = ("log-softmax", "gradient at it", "gradient at the logits")
-        return {"backward": {name: 4 * N * V for name in tables}}
+        products = {"G": size * N * V, "dX": size * N * d, "dW": size * W}
+        return {"the loss": {x: 4 * N * V for x in tables}, "the products": products}
     if head not in ("chunked_sum", "chunked_rows"):
         raise ValueError(f"{head!r}: use 'naive', 'chunked_sum' or 'chunked_rows'")
     sums = {"dX": size * N * d, "dW in float32": 4 * W}

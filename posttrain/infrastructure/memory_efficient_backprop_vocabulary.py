@@ -22,10 +22,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from posttrain.foundations.language_model import IGNORE
-from posttrain.infrastructure.memory_efficient_backprop import chunks, upcast
+from posttrain.infrastructure.memory_efficient_backprop import (
+    chunks,
+    refuse_second_derivatives,
+    upcast,
+)
 
 
 def lse_and_target(
@@ -76,8 +79,8 @@ class _TiledCrossEntropy(torch.autograd.Function):
         return torch.where(targets == IGNORE, 0.0, lse - chosen)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, upstream):
+        refuse_second_derivatives()
         hidden, weight, targets, lse = ctx.saved_tensors
         rows, words, skip, seen = ctx.options
         upstream = torch.where(targets == IGNORE, 0.0, upstream)
