@@ -43,6 +43,7 @@ Head = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 class PeakMemory(TorchDispatchMode):
     """Bytes of the tensors made inside that are alive: `now`, and their `peak`.
 
+    `trace` holds `now` after each operator, `largest` is the largest storage of all.
     Each storage counts once, however many tensors share it. What an operator uses
     inside and gives back before it returns is not seen, nor is an allocator's waste.
     """
@@ -50,6 +51,7 @@ class PeakMemory(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.now = self.peak = self.largest = 0
+        self.trace: list[int] = []
         self._known = weakref.WeakSet()
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
@@ -60,6 +62,7 @@ class PeakMemory(TorchDispatchMode):
         for made in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(made, Tensor):
                 self._note(made.untyped_storage())
+        self.trace.append(self.now)
         return result
 
     def _note(self, storage: torch.UntypedStorage) -> None:

@@ -337,21 +337,21 @@ WRONG = {
 
 _TWO = "the larger or smaller of two numbers does not depend on their order"
 EQUIVALENT = {
-    "peak_bytes: `return held + max(chunk, cast)` -> `return held + max(cast, chunk)`": (
-        _TWO
-    ),
-    "peak_bytes: `chunk = min(n, N) * V * (size + 3 * 4)` ->"
-    " `chunk = min(N, n) * V * (size + 3 * 4)`": _TWO,
-    "grpo_loss: `kept = torch.min(ratio * advantages, clipped * advantages)` ->"
-    " `kept = torch.min(clipped * advantages, ratio * advantages)`": _TWO,
-    "tiled_cross_entropy: `top = torch.maximum(m, logits.amax(dim=1))` ->"
-    " `top = torch.maximum(logits.amax(dim=1), m)`": _TWO,
-    "memory_efficient_linear: `total = torch.zeros((), device=hidden.device)` ->"
-    " `total = torch.zeros(())`": "the grader has no GPU; on the CPU it is the same",
+    "peak_bytes: `return held + max(chunk, cast)`"
+    " -> `return held + max(cast, chunk)`": _TWO,
+    "peak_bytes: `chunk = min(n, N) * V * (size + 3 * 4)`"
+    " -> `chunk = min(N, n) * V * (size + 3 * 4)`": _TWO,
+    "grpo_loss: `kept = torch.min(ratio * advantages, clipped * advantages)`"
+    " -> `kept = torch.min(clipped * advantages, ratio * advantages)`": _TWO,
+    "tiled_cross_entropy: `top = torch.maximum(m, logits.amax(dim=1))`"
+    " -> `top = torch.maximum(logits.amax(dim=1), m)`": _TWO,
+    "memory_efficient_linear: `total = torch.zeros((), device=hidden.device)`"
+    " -> `total = torch.zeros(())`": "the grader has no GPU; on a CPU it is the same",
     "memory_efficient_linear: `ctx.save_for_backward(dx, None if dw is None else"
-    " dw.to(weight.dtype))` -> `ctx.save_for_backward(dx, None if dw is None else dw)`": (
-        "autograd casts a gradient to the dtype of its input; the float32 sum takes more"
-        " memory until then, and stays within the limit"
+    " dw.to(weight.dtype))`"
+    " -> `ctx.save_for_backward(dx, None if dw is None else dw)`": (
+        "autograd casts a gradient to the dtype of its input; the float32 sum takes"
+        " more memory until then, and stays within the limit"
     ),
     "tiled_cross_entropy: `total, chosen = (torch.zeros_like(m), torch.zeros_like(m))`"
     " -> `total, chosen = (torch.zeros_like(m), m)`": (

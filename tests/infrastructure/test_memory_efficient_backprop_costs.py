@@ -11,9 +11,9 @@ from posttrain.infrastructure import memory_efficient_backprop_training as train
 
 SHAPES = [
     (16384, 4096, 131072, 512),
-    (512, 4096, 16384, 8),
+    (64, 4096, 16384, 8),
     (2048, 256, 16384, 128),
-    (100, 64, 5000, 7),
+    (50, 64, 5000, 7),
     (300, 300, 700, 400),
 ]
 
@@ -69,7 +69,7 @@ def test_the_meter_by_hand():
         b = a.view(10, 10)  # the same storage
         c = b + 1  # 400 more
         c += 1  # in place
-        assert seen.now == 800
+        assert seen.now == 800 and seen.trace == [400, 400, 800, 800]
         del c
         assert (seen.now, seen.peak, seen.largest) == (400, 800, 400)
         del a
