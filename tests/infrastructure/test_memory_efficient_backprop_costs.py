@@ -105,9 +105,22 @@ def test_training_is_the_same_by_every_head():
         weights[name] = model
     plain = torch.tensor(runs["plain"])
     assert plain[-1] < plain[0]
+    before, after = training.new_model(6, 0), weights["plain"]
+    for a, b in zip(before.parameters(), after.parameters(), strict=True):
+        assert not a.equal(b)  # the body learns as well
     for name, losses in runs.items():
         torch.testing.assert_close(torch.tensor(losses), plain, rtol=1e-5, atol=1e-5)
         assert X.weights_apart(weights[name], weights["plain"]) < 1e-4
+
+
+@pytest.mark.parametrize("preset", ["t4", "h200"])
+def test_gpu_presets_step_and_fit_without_a_gpu(preset):
+    p, room = X.PRESETS[preset], {"t4": 14, "h200": 130}[preset]
+    V = p.vocabularies[-1]
+    inputs = (p.N + V) * p.d * p.dtype.itemsize
+    for name in ("naive", "looped, checkpointed", "chunked_sum", "chunked_rows"):
+        step = memory.step_memory(memory.HEADS[name], p.N, p.d, V, p.n, p.dtype)
+        assert (step.peak + inputs) / memory.GIB < room
 
 
 def test_experiment():
