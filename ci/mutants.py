@@ -31,9 +31,9 @@ from grading import variants
 from posttrain.checks import Task, judge
 
 ROOT = Path(__file__).resolve().parents[1]
-# A mutant that takes so many times as long as the answer, and more than half a second (a
-# loop without end), counts as noticed. In CPU time: a busy machine adds less to that, and
-# adds it to both.
+# A mutant that takes so many times as long as the answer, and more than half a second,
+# counts as noticed (a loop without end). In CPU time: a busy machine adds less to that,
+# and adds it to both.
 SLOWER, SECONDS = 10, 0.5
 HIDDEN_SEED = 1
 
