@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import copy
 import hashlib
 import linecache
 import signal
@@ -123,18 +122,18 @@ def answers(nb: nbformat.NotebookNode) -> dict[str, str]:
 
 def mutants(task: str, source: str) -> Iterator[Mutant]:
     """Every mutant of an answer, each once."""
-    seen = {ast.unparse(ast.parse(source))}
-    for number in range(sum(1 for _ in ast.walk(ast.parse(source)))):
-        for change in _changes(_nodes(ast.parse(source))[number]):
+    whole = ast.parse(source)
+    original = ast.unparse(whole)
+    seen = {original}
+    for number, untouched in enumerate(ast.walk(whole)):
+        for change in _changes(untouched):
             tree = ast.parse(source)
-            node = _nodes(tree)[number]
-            before = _line(tree, node)
-            change(tree, node)
-            text = ast.unparse(ast.fix_missing_locations(tree))
+            change(tree, _nodes(tree)[number])
+            text = ast.unparse(tree)
             if text not in seen:
                 seen.add(text)
-                where = f"{task}: `{before}`"
-                yield Mutant(task, f"{where} -> {_difference(source, text)}", text)
+                before = f"{task}: `{_line(whole, untouched)}`"
+                yield Mutant(task, f"{before} -> {_difference(original, text)}", text)
 
 
 def trials(slug: str, name: str, task: Task) -> list[tuple[tuple, judge.Outcome]]:
@@ -285,11 +284,9 @@ def _line(tree: ast.AST, node: ast.AST) -> str:
     return ast.unparse(inner).splitlines()[0]
 
 
-def _difference(source: str, mutated: str) -> str:
+def _difference(original: str, mutated: str) -> str:
     """The lines of `mutated` that are new, or "(deleted)"."""
-    old = ast.unparse(ast.parse(source)).splitlines()
-    remaining = copy.copy(old)
-    new = []
+    remaining, new = original.splitlines(), []
     for line in mutated.splitlines():
         if line in remaining:
             remaining.remove(line)

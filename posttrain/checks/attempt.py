@@ -33,7 +33,7 @@ def attempt(drive: Callable, answer: Any, case: tuple) -> Outcome:
     """Drive `answer` on a private copy of `case`. Never raises an `Exception`."""
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # answers run on the CPU
             return Outcome(plain.copy(drive(answer, *plain.copy(case))))
     except Exception as error:
         return Outcome(None, type(error).__name__, _where(error))
