@@ -45,12 +45,16 @@ def verdict(
 ) -> Wrong | None:
     """None when every outcome is as due, else what is wrong."""
     due = due_outcomes(task, cases)
-    failing = [i for i in range(len(cases)) if not same(task, outcomes[i], due[i])]
+    right = [i for i in range(len(cases)) if same(task, outcomes[i], due[i])]
+    failing = [i for i in range(len(cases)) if i not in right]
     if not failing:
         return None
-    smallest = min(failing, key=lambda i: compare.size(cases[i]))
+    failing.sort(key=lambda i: compare.size(cases[i]))
+    smallest = failing[0]
     lines = [f"{name} is not right yet: {len(failing)} of {len(cases)} cases fail."]
-    known = _mistake(task, cases, outcomes)
+    # Where the answer fails, other mistakes differ from it: those cases come first.
+    tried = [*failing, *right]
+    known = _mistake(task, [cases[i] for i in tried], [outcomes[i] for i in tried])
     hint = known.hint if known else ""
     if hint:
         lines.append(f"Hint: {hint}")
