@@ -12,13 +12,13 @@ the machine then spoils one pair, not one program.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from posttrain.clock import seconds
 from posttrain.foundations.language_model import next_token_loss
 from posttrain.foundations.modern_architecture import GPT, GPTConfig
 from posttrain.foundations.modern_architecture_hf import from_hf, make_llama
@@ -97,23 +97,6 @@ def interleaved(a: Callable, b: Callable, repeats: int, warm_up: int = 1) -> Pai
             first, second = seconds(a), seconds(b)
         pairs.append((first, second))
     return pairs
-
-
-def seconds(run: Callable) -> float:
-    """Seconds of one call: on a GPU by the clock, else of this process on the CPU.
-
-    CPU-seconds leave out what other processes did meanwhile. They add up threads, so
-    let the process have one.
-    """
-    if not torch.cuda.is_available():
-        start = time.process_time()
-        run()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def ratio(pairs: Pairs) -> float:

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from posttrain.clock import seconds
 from posttrain.infrastructure.flash_attention_memory import (
     Attention,
     held_bytes,
@@ -133,34 +132,17 @@ def race(
     The first round warms up and is not counted.
     """
     seen = {name: {"forward": [], "step": []} for name in arms}
+    device = qkvo[0].device.type
     for number in range(rounds + 1):
         for name in order.sample(list(arms), len(arms)):
             for kind, work in (("forward", _forward), ("step", _step)):
-                took = seconds(work, arms[name], qkvo)
+                took = seconds(partial(work, arms[name], qkvo), device)
                 if number:
                     seen[name][kind].append(took)
     return {
         name: {kind: statistics.median(values) for kind, values in kinds.items()}
         for name, kinds in seen.items()
     }
-
-
-def seconds(
-    work: Callable[[Attention, list[Tensor]], None],
-    attention: Attention,
-    qkvo: list[Tensor],
-) -> float:
-    """CPU seconds of `work`; on a GPU seconds of the clock until it is idle."""
-    device = qkvo[0].device
-    if device.type == "cpu":
-        begun = time.process_time()
-        work(attention, qkvo)
-        return time.process_time() - begun
-    torch.cuda.synchronize(device)
-    begun = time.perf_counter()
-    work(attention, qkvo)
-    torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
 
 
 @torch.no_grad()

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import ctypes
 import re
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from posttrain.clock import seconds
 
 MIB = 2**20
 Head = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -40,15 +42,7 @@ def step(head: Head, inputs: list[Tensor], n: int) -> None:
 
 def step_seconds(head: Head, inputs: list[Tensor], n: int) -> float:
     """Seconds of one step: of the processor on a CPU, of the clock on a GPU."""
-    if inputs[0].device.type == "cpu":
-        begun = time.process_time()
-        step(head, inputs, n)
-        return time.process_time() - begun
-    torch.cuda.synchronize()
-    begun = time.perf_counter()
-    step(head, inputs, n)
-    torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return seconds(partial(step, head, inputs, n), inputs[0].device.type)
 
 
 def step_bytes(head: Head, inputs: list[Tensor], n: int) -> int | None:
