@@ -13,6 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -81,24 +82,25 @@ def sft(model: GPT, loss: Loss, batches: Windows, steps: int) -> dict:
 def grpo_heads(n: int) -> dict[str, Callable]:
     """GRPO's loss of (hidden, weight, tokens, old, advantages, mask, ref)."""
 
-    def plain(hidden, weight, tokens, old, advantages, mask, ref):
-        flat = plain_rows(logprobs, hidden.flatten(0, 1), weight, tokens.flatten())
-        new = flat.view(tokens.shape)
-        return grpo.policy_loss(new, old, advantages, mask, GRPO, ref)
+    def through(rows):
+        def head(hidden, weight, tokens, old, advantages, mask, ref):
+            flat = rows(logprobs, hidden.flatten(0, 1), weight, tokens.flatten())
+            new = flat.view(tokens.shape)
+            return grpo.policy_loss(new, old, advantages, mask, GRPO, ref)
+
+        return head
 
     def by_sum(hidden, weight, tokens, old, advantages, mask, ref):
         return grpo_loss(
             hidden, weight, tokens, old, advantages, mask, GRPO, ref, chunk_rows=n
         )
 
-    def by_rows(hidden, weight, tokens, old, advantages, mask, ref):
-        flat = chunked_rows(
-            logprobs, hidden.flatten(0, 1), weight, tokens.flatten(), chunk_rows=n
-        )
-        new = flat.view(tokens.shape)
-        return grpo.policy_loss(new, old, advantages, mask, GRPO, ref)
-
-    return {"plain": plain, "chunked_sum": by_sum, "chunked_rows": by_rows}
+    by_rows = through(partial(chunked_rows, chunk_rows=n))
+    return {
+        "plain": through(plain_rows),
+        "chunked_sum": by_sum,
+        "chunked_rows": by_rows,
+    }
 
 
 def grpo_steps(model: GPT, head: Callable, batches: Windows, steps: int) -> dict:

@@ -32,6 +32,7 @@ from posttrain.infrastructure.quantization_linear import Int8Linear, outlier_col
 from posttrain.infrastructure.quantization_model import (
     RoundedInput,
     input_absmax,
+    linears,
     plant_outliers,
     replace_linears,
     smooth,
@@ -154,12 +155,8 @@ def beside(base: GPT, model: GPT, val: list[Batch]) -> dict[str, float]:
 
 
 def matrices(model: GPT) -> list[Tensor]:
-    """The weights that are quantized: of all linear layers but the read-out."""
-    return [
-        m.weight.detach()
-        for name, m in model.named_modules()
-        if isinstance(m, nn.Linear) and name != "head"
-    ]
+    """The weights that are quantized."""
+    return [layer.weight.detach() for _, layer in linears(model)]
 
 
 def both(base: GPT, val: list[Batch]) -> dict:

@@ -18,13 +18,18 @@ from posttrain.infrastructure.quantization import round_trip
 from posttrain.infrastructure.quantization_linear import smoothing
 
 
+def linears(model: GPT) -> list[tuple[str, nn.Linear]]:
+    """What is quantized, by name: all linear layers but the read-out."""
+    layers = model.named_modules()
+    return [(n, m) for n, m in layers if isinstance(m, nn.Linear) and n != "head"]
+
+
 def replace_linears(model: GPT, make: Callable[[str, nn.Linear], nn.Module]) -> GPT:
     """A copy whose linear layers are make(name, layer), all but the read-out."""
     model = copy.deepcopy(model)
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear) and name != "head":
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, make(name, layer))
+    for name, layer in linears(model):
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, make(name, layer))
     return model
 
 

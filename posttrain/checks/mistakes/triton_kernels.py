@@ -428,60 +428,40 @@ def faulty_dequantize(
     tl.store(out_ptr + i, w, mask=mask)
 
 
-def launch_dequantize(given, n, dtype, fault=""):
+def launch_dequantize(*arguments, fault=""):
+    *given, n, dtype = arguments
     out = torch.empty(n, dtype=dtype)
     grid = (triton.cdiv(n, 1024),)
     faulty_dequantize[grid](*given, out, n, BLOCK=1024, FAULT=fault)
     return out
 
 
-def dequantize_low_half_first(
-    packed, absmax, code, nested_absmax, nested_code, offset, n, dtype
-):
-    given = packed, absmax, code, nested_absmax, nested_code, offset
-    return launch_dequantize(given, n, dtype, "low first")
+def dequantize_low_half_first(*arguments):
+    return launch_dequantize(*arguments, fault="low first")
 
 
-def dequantize_without_offset(
-    packed, absmax, code, nested_absmax, nested_code, offset, n, dtype
-):
-    given = packed, absmax, code, nested_absmax, nested_code, offset
-    return launch_dequantize(given, n, dtype, "no offset")
+def dequantize_without_offset(*arguments):
+    return launch_dequantize(*arguments, fault="no offset")
 
 
-def dequantize_scales_the_offset(
-    packed, absmax, code, nested_absmax, nested_code, offset, n, dtype
-):
-    given = packed, absmax, code, nested_absmax, nested_code, offset
-    return launch_dequantize(given, n, dtype, "offset first")
+def dequantize_scales_the_offset(*arguments):
+    return launch_dequantize(*arguments, fault="offset first")
 
 
-def dequantize_without_nested_code(
-    packed, absmax, code, nested_absmax, nested_code, offset, n, dtype
-):
-    given = packed, absmax, code, nested_absmax, nested_code, offset
-    return launch_dequantize(given, n, dtype, "level")
+def dequantize_without_nested_code(*arguments):
+    return launch_dequantize(*arguments, fault="level")
 
 
-def dequantize_blocks_of_64_bytes(
-    packed, absmax, code, nested_absmax, nested_code, offset, n, dtype
-):
-    given = packed, absmax, code, nested_absmax, nested_code, offset
-    return launch_dequantize(given, n, dtype, "block of bytes")
+def dequantize_blocks_of_64_bytes(*arguments):
+    return launch_dequantize(*arguments, fault="block of bytes")
 
 
-def dequantize_groups_of_256_weights(
-    packed, absmax, code, nested_absmax, nested_code, offset, n, dtype
-):
-    given = packed, absmax, code, nested_absmax, nested_code, offset
-    return launch_dequantize(given, n, dtype, "group of weights")
+def dequantize_groups_of_256_weights(*arguments):
+    return launch_dequantize(*arguments, fault="group of weights")
 
 
-def dequantize_without_mask(
-    packed, absmax, code, nested_absmax, nested_code, offset, n, dtype
-):
-    given = packed, absmax, code, nested_absmax, nested_code, offset
-    return launch_dequantize(given, n, dtype, "no mask")
+def dequantize_without_mask(*arguments):
+    return launch_dequantize(*arguments, fault="no mask")
 
 
 @triton.jit
@@ -527,11 +507,9 @@ def dequantize_with_a_table_of_absmax(
     return out
 
 
-def dequantize_through_fp32(
-    packed, absmax, code, nested_absmax, nested_code, offset, n, dtype
-):
-    given = packed, absmax, code, nested_absmax, nested_code, offset
-    return launch_dequantize(given, n, torch.float32).to(dtype)
+def dequantize_through_fp32(*arguments):
+    *given, n, dtype = arguments
+    return launch_dequantize(*given, n, torch.float32).to(dtype)
 
 
 MISTAKES = {
