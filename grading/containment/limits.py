@@ -24,9 +24,23 @@ class Process:
     """One line of /proc: its parent, its threads, its and its dead children's time."""
 
     pid: int
+    state: str
     parent: int
     threads: int
     cpu_seconds: float
+
+    @property
+    def folder(self) -> str:
+        """Where /proc tells of its memory and files: with a thread that has not ended.
+
+        A first thread that has shows nothing of what the others hold.
+        """
+        if self.state == "Z" and self.threads > 1:
+            for thread in _listed(f"/proc/{self.pid}/task"):
+                folder = f"/proc/{self.pid}/task/{thread}"
+                if _status(folder):
+                    return folder
+        return f"/proc/{self.pid}"
 
 
 def restrict(limits: Limits, own_users: bool) -> None:
@@ -35,7 +49,7 @@ def restrict(limits: Limits, own_users: bool) -> None:
     Memory is counted from what the warm process holds already. `own_users` says that
     nobody else's processes count as this user's.
     """
-    held = _status(os.getpid())
+    held = _status("/proc/self")
     address_space = held["VmSize"] + 2 * limits.memory + (4 << 30)
     others = 0 if own_users else sum(p.threads for p in _processes_of(os.getuid()))
     for name, value in {
@@ -62,17 +76,17 @@ def exceeded(root: int, limits: Limits, folder: Path) -> str | None:
         return f"more than {limits.processes} processes and threads"
     if sum(p.cpu_seconds for p in tree) > limits.cpu_seconds:
         return f"more than {limits.cpu_seconds} seconds of processor time"
-    pids = [p.pid for p in tree]
+    shown = [p.folder for p in tree]
     # The quick sum counts shared pages once for each process, so it is too high.
-    if _quick(pids) > limits.memory and _exact(pids) > limits.memory:
+    if _quick(shown) > limits.memory and _exact(shown) > limits.memory:
         return f"more than {limits.memory >> 20} MiB of memory"
-    if _disk(folder, pids) > limits.disk:
+    if _disk(folder, shown) > limits.disk:
         return f"more than {limits.disk >> 20} MiB in files, or {FILES} files"
     return None
 
 
 def descendants(root: int) -> list[Process]:
-    """The processes started by `root`, directly or not; not itself."""
+    """The processes started by `root`, directly or not, not itself; parents first."""
     children: dict[int, list[Process]] = {}
     for process in _processes():
         children.setdefault(process.parent, []).append(process)
@@ -85,13 +99,12 @@ def descendants(root: int) -> list[Process]:
 
 
 def filtered(pid: int) -> bool:
-    """Whether a live process has a filter of system calls: nobody can take it off."""
-    lines = _read(f"/proc/{pid}/status").splitlines()
-    return "Seccomp:\t2" in lines and not any(x.startswith("State:\tZ") for x in lines)
+    """Whether a process has a filter of system calls, which nobody can take off."""
+    return "Seccomp:\t2" in _read(f"/proc/{pid}/status").splitlines()
 
 
 def _processes() -> list[Process]:
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    pids = [int(name) for name in _listed("/proc") if name.isdigit()]
     return [p for pid in pids if (p := _process(pid)) is not None]
 
 
@@ -111,31 +124,38 @@ def _process(pid: int) -> Process | None:
         return None
     fields = text.rpartition(")")[2].split()  # the name before it may hold anything
     time = sum(int(field) for field in fields[11:15]) / TICKS
-    return Process(pid, int(fields[1]), int(fields[17]), time)
+    return Process(pid, fields[0], int(fields[1]), int(fields[17]), time)
 
 
-def _status(pid: int) -> dict[str, int]:
-    """The sizes in /proc/<pid>/status, in bytes; empty when it has ended."""
-    lines = _read(f"/proc/{pid}/status").splitlines()
+def _status(shown: str) -> dict[str, int]:
+    """The sizes in a process's status, in bytes; empty when it has ended."""
+    lines = _read(f"{shown}/status").splitlines()
     pairs = [line.split() for line in lines if line.endswith(" kB")]
     return {name.rstrip(":"): int(size) << 10 for name, size, _ in pairs}
 
 
-def _quick(pids: list[int]) -> int:
-    sizes = [_status(pid) for pid in pids]
+def _quick(shown: list[str]) -> int:
+    sizes = [_status(folder) for folder in shown]
     return sum(s.get("RssAnon", 0) + s.get("RssShmem", 0) for s in sizes)
 
 
-def _exact(pids: list[int]) -> int:
+def _exact(shown: list[str]) -> int:
     """Memory with each shared page divided among those that share it."""
-    return sum(_proportional(pid) for pid in pids)
+    return sum(_proportional(folder) for folder in shown)
 
 
-def _proportional(pid: int) -> int:
+def _proportional(shown: str) -> int:
     wanted = ("Pss_Anon:", "Pss_Shmem:")
-    lines = [line.split() for line in _read(f"/proc/{pid}/smaps_rollup").splitlines()]
+    lines = [line.split() for line in _read(f"{shown}/smaps_rollup").splitlines()]
     sizes = [int(words[1]) << 10 for words in lines if words[0] in wanted]
-    return sum(sizes) if sizes else _quick([pid])
+    return sum(sizes) if sizes else _quick([shown])
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
 
 
 def _read(path: str) -> str:
@@ -152,7 +172,7 @@ def _read(path: str) -> str:
         os.close(handle)
 
 
-def _disk(folder: Path, pids: list[int]) -> int:
+def _disk(folder: Path, shown: list[str]) -> int:
     """Bytes of the files below `folder`, and of the deleted ones still held open."""
     files = size = 0
     for path, folders, names in os.walk(folder):
@@ -160,7 +180,7 @@ def _disk(folder: Path, pids: list[int]) -> int:
         if files > FILES:
             return 1 << 62
         size += sum(_blocks(os.path.join(path, name)) for name in names)
-    return size + sum(_deleted(pid, folder) for pid in pids)
+    return size + sum(_deleted(process, folder) for process in shown)
 
 
 def _blocks(path: str) -> int:
@@ -170,17 +190,16 @@ def _blocks(path: str) -> int:
         return 0
 
 
-def _deleted(pid: int, folder: Path) -> int:
+def _deleted(shown: str, folder: Path) -> int:
     """Files that are open but have no name: no walk finds them."""
     try:
-        handles = os.listdir(f"/proc/{pid}/fd")
         device = os.stat(folder).st_dev
     except OSError:
         return 0
     size = 0
-    for handle in handles:
+    for handle in _listed(f"{shown}/fd"):
         try:
-            found = os.stat(f"/proc/{pid}/fd/{handle}")
+            found = os.stat(f"{shown}/fd/{handle}")
         except OSError:
             continue
         if found.st_nlink == 0 and found.st_dev == device:

@@ -24,6 +24,7 @@ from typing import Any
 from grading.containment import limits, linux, lock
 
 INTERVAL = 0.1
+PAUSE = 0.002
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 LOCKED = b"locked"
 REFUSED = 78
@@ -148,30 +149,49 @@ def _signal_group(leader: int) -> None:
 
 
 def _end(child: int | None) -> None:
-    """Ends every process below us. Stopped ones cannot fork while others are ended."""
+    """Ends every process below us."""
     if child is not None:
         _kill(child, signal.SIGKILL)
     while tree := limits.descendants(os.getpid()):
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for process in tree:
-                _kill(process.pid, number)
+        _kill_all(tree)
         _buried()
-        time.sleep(0.002)
+        time.sleep(PAUSE)
 
 
 def end_orphans(warm: int) -> None:
     """Ends what a killed supervisor has left to the warm process of that id.
 
-    Its own children are supervisors, and those have no filter of system calls.
+    Two looks must find nothing: the first may have met a child before its parent, and
+    the parent after its end.
     """
-    while orphans := [
-        process
-        for process in limits.descendants(warm)
-        if process.parent == warm and limits.filtered(process.pid)
-    ]:
-        for orphan in orphans:
-            _kill(orphan.pid, signal.SIGKILL)
-        time.sleep(0.002)
+    looks = 0
+    while looks < 2:
+        orphans = _orphans(warm)
+        _kill_all(orphans)
+        looks = 0 if orphans else looks + 1
+        time.sleep(PAUSE)
+
+
+def _orphans(warm: int) -> list[limits.Process]:
+    """Processes below the warm one with no supervisor above them.
+
+    Its own children are supervisors, and those have no filter of system calls. One
+    that has ended counts until it is buried, for its threads may live on.
+    """
+    found, heads = [], set()
+    for process in limits.descendants(warm):
+        left = process.parent == warm and limits.filtered(process.pid)
+        if left or process.parent in heads:
+            found.append(process)
+            heads.add(process.pid)
+    return found
+
+
+def _kill_all(tree: list[limits.Process]) -> None:
+    """Kills them. Stopped ones cannot fork while others are ended."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for process in tree:
+            _kill(process.pid, number)
 
 
 def _kill(pid: int, number: int) -> None:
