@@ -34,6 +34,18 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def unhurried(monkeypatch):
+    """A step takes long enough to be met in the middle of a run on a busy machine."""
+    write = RunLog.write
+
+    def slow(*arguments):
+        time.sleep(0.05)
+        write(*arguments)
+
+    monkeypatch.setattr(RunLog, "write", slow)
+
+
 def same(a, b):
     """Equal to the last bit, tensors, numbers and all."""
     if isinstance(a, torch.Tensor):
@@ -51,7 +63,7 @@ def assert_same_run(folder, undisturbed):
     assert read_log(folder) == read_log(undisturbed)
 
 
-def test_killed_and_resumed_is_bit_identical(tmp_path, undisturbed):
+def test_killed_and_resumed_is_bit_identical(tmp_path, undisturbed, unhurried):
     """Killed at a moment that nobody chose, somewhere after its first checkpoint."""
     process = multiprocessing.get_context("fork").Process(target=run, args=(tmp_path,))
     process.start()
@@ -66,7 +78,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, undisturbed):
     assert_same_run(tmp_path, undisturbed)
 
 
-def test_an_interrupt_ends_between_two_steps(tmp_path, undisturbed, capsys):
+def test_an_interrupt_ends_between_two_steps(tmp_path, undisturbed, unhurried, capsys):
     def interrupt():
         while len(read_log(tmp_path)) < 3:
             time.sleep(0.001)

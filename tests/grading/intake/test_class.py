@@ -68,7 +68,7 @@ def test_a_submission_takes_some_milliseconds(folder, text):
     children = later.children_user + later.children_system
     children -= times.children_user + times.children_system
     cpu = time.process_time() - start + children
-    assert cpu / 20 < 0.1  # 15 ms on a quiet machine
+    assert cpu / 20 < 0.3  # 15 ms on a quiet machine, eight times that on a busy one
 
 
 def as_nobody(function) -> None:
