@@ -48,6 +48,7 @@ def render_cases(rng, hidden):
     yield [said("user", "Hi"), said("assistant", "Ho")], False
     yield [said("system", " Be brief. "), said("user", "a\n")], True
     yield [said("user", "1+1?"), said("assistant", ""), said("tool", "2")], True
+    yield [said("user", "Hi"), said("assistant", "Ho")], True
     yield [said("user", "Hi"), said("bot", "Ho")], False
     yield [said("Assistant", "Ho")], False
     for _ in range(4 if hidden else 1):
@@ -296,6 +297,9 @@ def template_cases(rng, hidden):
     yield {**GOOD, "prompt": "longer"}, chat
     yield {**GOOD, "prompt": "space"}, [said("user", "h i"), chat[1]]
     yield {**GOOD, "end": False}, [*chat, *chat]
+    empty, broken = said("assistant", ""), said("assistant", "x\n")
+    yield {**GOOD, "prompt": "longer"}, [chat[0], empty]  # it covers the whole turn
+    yield {**GOOD, "prompt": "longer"}, [chat[0], broken]  # it ends as the text does
     for _ in range(8 if hidden else 3):
         flags = {
             "prompt": pick(rng, ("same", "none", "space", "longer")),

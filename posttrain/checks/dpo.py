@@ -107,6 +107,8 @@ def policy_cases(rng, hidden):
     yield torch.tensor([0.5, 0.5]), torch.tensor([1000.0, 999.0]), 1.0  # exp overflows
     yield torch.tensor([0.5, 0.5]), torch.tensor([-2000.0, -2001.0]), 1.0  # underflows
     yield torch.tensor([1.0]), torch.tensor([3.0]), 0.1
+    far_apart = torch.tensor([[1000.0, 999.0], [-1000.0, -1001.0]])
+    yield torch.full((2, 2), 0.5), far_apart, 1.0  # each prompt has its own largest
     yield ref(3, 3), rewards(3, 3), 0.7  # a prompt a row
     yield ref(2, 3, 4), rewards(2, 3, 4), 3.0
     yield ref(5, dtype=torch.float32), rewards(5, dtype=torch.float32), 0.3

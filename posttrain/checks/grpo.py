@@ -231,6 +231,7 @@ def clip_cases(rng, hidden):
     yield at(1.25, 1.0, 0.2, 0.28)  # between the two widths
     yield at(0.75, -1.0, 0.2, 0.28)
     yield at(0.72, -1.0, 0.28, 0.2)
+    yield at(6.0, -1.0)  # (8) has no floor there: the dual clip is another loss
     yield random_case(2, 3)
     yield random_case(4, 4)
     for _ in range(3 if hidden else 1):

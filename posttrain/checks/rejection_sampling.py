@@ -74,6 +74,7 @@ def accept_cases(rng, hidden):
     yield both, {"A": 10, "B": 11}, 2
     yield [row("A", 10, a), row("A", 10, a, b)], {"A": 10}, 2  # a part is not the same
     yield [row("A", 9, a)], {"A": 10}, 2  # nothing is kept
+    yield [row("A", 10, a, b), row("A", 10, a, b, a)], {"A": 10}, 4  # a step again
     for _ in range(6 if hidden else 2):
         rows = []
         for _ in range(whole(rng, 8, 16)):
@@ -178,6 +179,7 @@ def vote_cases(rng, hidden):
     yield case([7, 9, 7, 9], [0.5, 0.25, 0.25, 1.0])
     yield case([7, 9, 7], [0.5, 0.75, 0.25])  # a tie of sums
     yield case([9, 7, 7], [0.75, 0.5, 0.25])
+    yield case([None, 7, 9], [1.0, 0.25, 0.5])  # a weight belongs to its place
     yield case([7, 7, 7, 9], [0.25, 0.25, 0.25, 0.5])  # no single best, but the sum
     for _ in range(8 if hidden else 3):
         n = whole(rng, 5, 12)

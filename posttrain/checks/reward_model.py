@@ -185,6 +185,7 @@ def calibration_cases(rng, hidden):
     yield exact([0.9, 0.9, 0.9, 0.2], [1.0, 0.0, 1.0, 0.0], 2)
     yield exact([0.3, 0.4, 0.7, 0.8], [1.0, 0.0, 0.5, 1.0], 2)
     yield exact([1.0, 0.8, 0.0, 0.1], [0.0, 1.0, 0.0, 1.0], 4)  # both ends count
+    yield exact([0.25, 0.3, 0.5, 0.6], [1.0, 0.0, 0.0, 1.0], 4)  # lower edges
     for _ in range(4 if hidden else 2):
         yield case(whole(rng, 8, 60), whole(rng, 3, 12))
 

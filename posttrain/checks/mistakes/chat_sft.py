@@ -59,6 +59,11 @@ def render_last_turn_open(messages, generation_prompt=False):
     return text + "<|assistant|>" * generation_prompt
 
 
+def render_prompt_for_others_only(messages, generation_prompt=False):
+    ours = messages[-1]["role"] == "assistant"
+    return render(messages, generation_prompt and not ours)
+
+
 # ---------------------------------------------------------------- encode_chat
 
 
@@ -405,6 +410,20 @@ def lint_prompt_of_one(encode, messages, end):
     return lint(encode, messages, end, no_prompt=lambda: missing)
 
 
+def lint_turn_behind_the_prompt(encode, messages, end):
+    n, (whole, mine) = len(encode(messages[:-1], True)[0]), encode(messages, False)
+    pairs = list(zip(whole[n:], mine[n:], strict=True))
+    return lint(encode, messages, end, ends=lambda: (end, True) not in pairs)
+
+
+def lint_last_of_the_prompt(encode, messages, end):
+    prompt, (whole, _) = encode(messages[:-1], True)[0], encode(messages, False)
+    n = len(prompt)
+    return lint(
+        encode, messages, end, no_prefix=lambda: whole[n - 1 : n] != prompt[-1:]
+    )
+
+
 # ---------------------------------------------------------------- reply_of
 
 
@@ -507,6 +526,11 @@ MISTAKES = {
             render_last_turn_open,
             "the assistant's last turn has no end mark. It must: the mark is what the"
             " model learns to stop with.",
+        ),
+        Mistake(
+            render_prompt_for_others_only,
+            "whoever asks for a generation prompt gets one, behind an assistant's turn"
+            " as well. Whether that makes sense is the caller's business.",
         ),
     ),
     "encode_chat": (
@@ -713,6 +737,16 @@ MISTAKES = {
             lint_prompt_of_one,
             "a generation prompt may be longer than one token. It is missing when it"
             " adds nothing.",
+        ),
+        Mistake(
+            lint_turn_behind_the_prompt,
+            "the last turn begins behind `encode(messages[:-1], False)`. A prompt that"
+            " is too long may cover the end mark.",
+        ),
+        Mistake(
+            lint_last_of_the_prompt,
+            "one token that agrees is not enough: compare the whole prompt, token by"
+            " token.",
         ),
     ),
     "reply_of": (

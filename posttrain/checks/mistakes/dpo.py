@@ -80,6 +80,11 @@ def policy_over_all_prompts(ref, rewards, beta):
     return share / share.sum()
 
 
+def policy_largest_of_all_prompts(ref, rewards, beta):
+    share = ref * ((rewards - rewards.max()) / beta).exp()
+    return share / share.sum(-1, keepdim=True)
+
+
 def policy_adds_probabilities(ref, rewards, beta):
     return torch.softmax(ref + rewards / beta, -1)
 
@@ -436,6 +441,11 @@ MISTAKES = {
         Mistake(
             policy_over_all_prompts,
             "Z belongs to one prompt: sum over the last dimension only.",
+        ),
+        Mistake(
+            policy_largest_of_all_prompts,
+            "the largest exponent is that of the whole batch, so a prompt with low "
+            "rewards underflows to 0 / 0. Take it over the last dimension.",
         ),
         Mistake(
             policy_adds_probabilities,

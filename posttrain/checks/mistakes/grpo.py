@@ -269,6 +269,14 @@ def clip_above_only(logprobs, old_logprobs, advantages, clip_low, clip_high):
     )
 
 
+def clip_dual(logprobs, old_logprobs, advantages, clip_low, clip_high):
+    plain = torch.min(
+        *surrogates(logprobs, old_logprobs, advantages, clip_low, clip_high)
+    )
+    A = advantages.detach()[:, None]
+    return -torch.where(A < 0, torch.max(plain, 3 * A), plain)
+
+
 def clip_one_width(logprobs, old_logprobs, advantages, clip_low, clip_high):
     return -torch.min(
         *surrogates(logprobs, old_logprobs, advantages, clip_low, clip_low)
@@ -635,6 +643,11 @@ MISTAKES = {
         Mistake(
             clip_one_width,
             "both sides have the width `clip_low`. The upper one is 1 + clip_high.",
+        ),
+        Mistake(
+            clip_dual,
+            "that is the dual clip, which bounds a negative advantage as well. It was "
+            "not asked for: the smaller surrogate has no floor there.",
         ),
         Mistake(
             clip_without_exp,

@@ -162,6 +162,29 @@ def final_without_mark(text):
     return exact(text.rpartition("####")[2])
 
 
+def final_dollar_and_percent(text):
+    _, mark, behind = text.rpartition("####")
+    behind = behind.strip()
+    if not mark or not (behind.startswith("$") and behind.endswith("%")):
+        return final_right(text)
+    return exact(behind.removesuffix("%"))
+
+
+def final_sign_behind_the_dollar(text):
+    _, mark, behind = text.rpartition("####")
+    return exact(behind.replace("$-", "-$")) if mark else None
+
+
+def final_spaces_inside(text):
+    _, mark, behind = text.rpartition("####")
+    return exact("".join(behind.split())) if mark else None
+
+
+def final_all_stops(text):
+    _, mark, behind = text.rpartition("####")
+    return exact(behind.strip().rstrip(".")) if mark else None
+
+
 # ---------------------------------------------------------------- annotation_holds
 
 
@@ -373,6 +396,16 @@ def fault_passes_over_words(question, thinking, said):
 def fault_end_first(question, thinking, said):
     looks = ("step", "end", "false", "chain", "numbers")
     return fault(question, thinking, said, looks)
+
+
+def fault_step_by_step(question, thinking, said):
+    """The first step with a fault decides, whichever fault it is."""
+    parts = thinking.split(";")
+    for i in range(1, len(parts) + 1):
+        found = fault(question, ";".join(parts[:i]), said, ("step", "false", "chain"))
+        if found:
+            return found
+    return fault(question, thinking, said)
 
 
 # ---------------------------------------------------------------- usable_share
@@ -647,6 +680,22 @@ MISTAKES = {
         ),
         Mistake(final_without_sign, "A number may be below zero: keep its sign."),
         Mistake(final_without_mark, "A text without #### has no final answer."),
+        Mistake(
+            final_dollar_and_percent,
+            "A number has a $ or a %, not both: '$50%' is None.",
+        ),
+        Mistake(
+            final_sign_behind_the_dollar,
+            "The minus sign stands in front of the $: '-$3', not '$-3'.",
+        ),
+        Mistake(
+            final_spaces_inside,
+            "Spaces stand around the number, not in it: '1 000' is None.",
+        ),
+        Mistake(
+            final_all_stops,
+            "*One* full stop at the end does not count: '7..' is None.",
+        ),
     ),
     "annotation_holds": (
         Mistake(
@@ -728,6 +777,11 @@ MISTAKES = {
             fault_end_first,
             "Where a trace has several faults, return the first of the list in the"
             " task.",
+        ),
+        Mistake(
+            fault_step_by_step,
+            "You look for all faults step by step, so a broken chain hides a false step"
+            " behind it. Where there are several, the first of the *list* is due.",
         ),
     ),
     "usable_share": (

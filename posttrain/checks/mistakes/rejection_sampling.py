@@ -67,6 +67,16 @@ def accept_in_order(replies, due, most):
     return accepted(replies, most, right, key)
 
 
+def accept_as_lists(replies, due, most):
+    def right(r):
+        return r["answer"] == due[r["question"]]
+
+    def key(r):
+        return r["question"], tuple(sorted(r["equations"]))
+
+    return accepted(replies, most, right, key)
+
+
 def accept_duplicates_first(replies, due, most):
     """A wrong reply hides a right one with the same equations."""
     kept, seen, count = [], set(), {}
@@ -175,6 +185,15 @@ def vote_zero_is_nothing(answers, weights):
     for answer, weight in zip(answers, weights, strict=True):
         if answer:
             votes[answer] = votes.get(answer, 0) + weight
+    return max(votes, key=votes.get, default=None)
+
+
+def vote_weights_moved_up(answers, weights):
+    """The Nones are dropped, their weights are not."""
+    votes = {}
+    given = [answer for answer in answers if answer is not None]
+    for answer, weight in zip(given, weights, strict=False):
+        votes[answer] = votes.get(answer, 0) + weight
     return max(votes, key=votes.get, default=None)
 
 
@@ -428,6 +447,11 @@ MISTAKES = {
             " them as sets.",
         ),
         Mistake(
+            accept_as_lists,
+            "An equation that is written twice is in the set once: compare sets, not"
+            " sorted lists.",
+        ),
+        Mistake(
             accept_duplicates_first,
             "A wrong reply has hidden a right one with the same equations. Verify, and"
             " only then drop duplicates.",
@@ -473,6 +497,11 @@ MISTAKES = {
         Mistake(
             vote_zero_is_nothing,
             "0 is an answer like any other: test for None, not for truth.",
+        ),
+        Mistake(
+            vote_weights_moved_up,
+            "Where a None is dropped its weight goes with it: otherwise all later"
+            " answers get the weight of another reply.",
         ),
     ),
     "imitation_loss": (

@@ -265,6 +265,16 @@ def calibration_loses_one(probabilities, wins, bins):
     return total
 
 
+def calibration_upper_edges(probabilities, wins, bins):
+    place, total = (probabilities * bins).ceil().long().sub(1).clamp(min=0), 0.0
+    for b in range(bins):
+        here = place == b
+        if here.any():
+            gap = (probabilities[here].mean() - wins[here].mean()).abs()
+            total += here.double().mean().item() * gap.item()
+    return total
+
+
 def calibration_ties_dropped(probabilities, wins, bins):
     decided = wins != 0.5
     if not decided.any():
@@ -650,6 +660,11 @@ MISTAKES = {
         Mistake(
             calibration_loses_one,
             "a probability of exactly 1 falls out of the last bin. Clamp the index.",
+        ),
+        Mistake(
+            calibration_upper_edges,
+            "a bin has its lower edge, not its upper one: of 4 bins, 0.25 is in the "
+            "second.",
         ),
         Mistake(
             calibration_ties_dropped,
