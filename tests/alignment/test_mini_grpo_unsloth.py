@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 import torch
 
+from posttrain import results
 from posttrain.alignment import mini_grpo_unsloth_exam as exams
 from posttrain.alignment import mini_grpo_unsloth_memory as memory
 from posttrain.alignment import mini_grpo_unsloth_rewards as rewards
@@ -271,3 +272,28 @@ def test_peak_memory_is_of_this_process():
 
 def test_settings_can_be_written_down():
     assert json.loads(json.dumps(asdict(PRESETS["t4"])))["four_bit"] is True
+
+
+# --- what the page says of the measured runs ------------------------------------------
+
+
+def test_measured_runs():
+    runs = [run["result"] for run in results.load("mini_grpo_unsloth", "cpu")["runs"]]
+    assert len(runs) >= 3
+    ruined = []
+    for run in runs:
+        sound, four_bit = run["run"]["exams"], run["four_bit"]["exams"]
+        assert sound[1]["thinks"] > 0.98
+        assert sound[-1]["correct"] > sound[0]["correct"] + 0.3
+        assert four_bit[0]["correct"] < sound[0]["correct"] / 2
+        assert four_bit[0]["correct"] + 0.5 < four_bit[-1]["correct"]
+        assert four_bit[-1]["correct"] < sound[-1]["correct"]
+        faults = run["faults"]
+        assert faults["learning rate x 5"]["exams"][-1]["correct"] < 0.1
+        silent = faults["tags are special tokens"]["steps"]
+        assert all(row["reward"] == 0 and row["silent"] == 1 for row in silent)
+        anywhere = faults["number anywhere"]
+        paid = [row["reward"] for row in anywhere["steps"][-10:]]
+        assert 0.87 < sum(paid) / 10 < 0.93
+        ruined.append(anywhere["exams"][-1]["correct"] == 0)
+    assert sum(ruined) == 1

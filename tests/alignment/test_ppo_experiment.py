@@ -3,10 +3,12 @@
 import json
 import random
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
 
+from posttrain import results
 from posttrain.alignment import chat_sft_artifact, ppo_rlhf
 from posttrain.alignment import ppo_experiment as experiment
 from posttrain.alignment.completions import Completions
@@ -159,3 +161,41 @@ def test_big_presets_build_and_step(preset):
         assert experience[torch.arange(2)].returns.shape == (2, T)
         values.sum().backward()
         assert model.critic.head.weight.grad.shape == (1, setting.C)
+
+
+# --- what the chapter says of the measured runs ---------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[dict]:
+    found = [run["result"] for run in results.load("ppo", "cpu")["runs"]]
+    assert len(found) >= 3
+    return found
+
+
+def test_measured_over_optimisation_and_the_penalty(runs):
+    def late(arm, key):
+        return fmean(look[key] for look in arm["looks"][-5:])
+
+    kept = []
+    for run in runs:
+        free, held, steered = run["rlhf"]["arms"].values()
+        begun = free["looks"][0]
+        assert late(free, "gold") < begun["gold"] <= late(held, "gold")
+        assert late(free, "proxy") > begun["proxy"] + 1.5
+        assert late(free, "right") < late(held, "right")
+        assert late(free, "kl") > late(held, "kl")
+        assert late(steered, "gold") > begun["gold"] - 0.2
+        kept.append(late(held, "right") >= begun["right"])
+    assert sum(kept) == 1
+
+
+def test_measured_critics(runs):
+    for run in runs:
+        after = {name: arm["after"] for name, arm in run["critic"]["arms"].items()}
+        assert after["critic, lambda 0"] < run["critic"]["before"] / 2
+        assert abs(after["no critic"] - after["critic, lambda 1"]) < 0.02
+        for name in ("critic, lambda 0.95", "critic, lambda 1", "no critic"):
+            assert after[name] > run["critic"]["before"] + 0.1
+        for arm in run["critic"]["arms"].values():
+            assert abs(fmean(arm["explained"][-5:])) < 0.05

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from posttrain import results
 from posttrain.alignment.chat_template import encode_prompt, encode_reply
 from posttrain.alignment.rollouts import Rollout
 from posttrain.alignment.word_problem_tokenizer import tokenizer
@@ -157,3 +158,26 @@ def test_a_large_preset_can_be_built_and_stepped_without_memory(preset):
         assert hidden.shape == (*batch.tokens.shape, setup.C)
         grads = [p.grad for p in model.parameters()]
         assert all(grad is not None for grad in grads)
+
+
+# --- what the chapter says of the measured runs ---------------------------------------
+
+
+def test_measured_starts():
+    runs = [run["result"] for run in results.load("reasoning_traces", "cpu")["runs"]]
+    assert len(runs) >= 3
+    ahead = []
+    for run in runs:
+        arms = run["arms"]
+        start = {name: arm["start"]["accuracy"] for name, arm in arms.items()}
+        low, high = ("raw", "verified", "no thoughts"), ("sound", "curated")
+        assert max(start[n] for n in low) < 0.25 < 0.6 < min(start[n] for n in high)
+        assert arms["raw"]["start"]["sound if right"] < 0.5
+        after = {
+            n: arm["after"]["accuracy"] for n, arm in arms.items() if "after" in arm
+        }
+        assert after["raw"] < after["verified"] < after["curated"] - 0.3
+        assert abs(after["no thoughts"] - start["no thoughts"]) < 0.05
+        assert arms["curated"]["start"]["by steps"]["1"] < 0.34
+        ahead.append(start["curated"] > start["sound"])
+    assert sum(ahead) == 2

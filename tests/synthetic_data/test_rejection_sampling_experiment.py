@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from posttrain import results
 from posttrain.alignment import chat_sft_artifact
 from posttrain.alignment.chat_template import encode_prompt, encode_reply
 from posttrain.alignment.word_problem_tokenizer import tokenizer
@@ -122,3 +123,56 @@ def test_big_presets_build_and_step(preset):
         tokens = torch.zeros(B, recipe.T, dtype=torch.long)
         (-token_logprobs(model(tokens), tokens)).sum().backward()
         assert model.token.weight.grad.shape == model.token.weight.shape
+
+
+# --- what the chapter says of the measured runs ---------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[dict]:
+    found = [run["result"] for run in results.load("rejection_sampling", "cpu")["runs"]]
+    assert len(found) >= 3
+    return found
+
+
+def test_measured_choice(runs):
+    for run in runs:
+        at = {n: i for i, n in enumerate(run["choice"]["n"])}
+        curves = run["choice"]["curves"]
+        exact, learned = curves["exact"], curves["learned"]
+        assert exact == sorted(exact) and exact[-1] >= 0.99
+        assert learned[at[4]] > learned[0] > learned[at[64]]
+        assert curves["vote"][at[64]] > curves["likely"][at[64]]
+        assert curves["likely"][at[4]] > max(curves["vote"][at[4]], learned[at[4]])
+
+
+def test_measured_filters(runs):
+    for run in runs:
+        start, arms = run["start"]["right"], run["arms"]
+        gain = {name: arm["right"] - start for name, arm in arms.items()}
+        false = {name: arm["learned"]["false"] for name, arm in arms.items()}
+        assert gain["steps checked"] > gain["every reply"] > 0 > gain["no verifier"]
+        assert gain["every reply"] > gain["5 % of the wrong"]
+        assert gain["every reply"] > 2 * gain["20 % of the wrong"]
+        assert gain["every reply"] > gain["one a calculation"]
+        assert false["one a calculation"] > 3 * false["every reply"]
+        assert gain["k = 4, T = 0.3"] > max(gain["k = 4"], gain["k = 4, T = 1.3"])
+        lower = [n for n in arms if arms[n]["pass"]["16"] < run["start"]["pass"]["16"]]
+        assert {"k = 1", "k = 4, T = 1.3"} <= set(lower)
+
+
+def test_measured_rounds(runs):
+    for run in runs:
+        curves = {way: found["curve"] for way, found in run["rounds"].items()}
+        last = {way: curve[-1]["right"] for way, curve in curves.items()}
+        assert max(last, key=last.get) == "steps checked"
+        assert last["fresh"] > max(last["stale"], last["same questions"])
+        assert last["no verifier"] < curves["no verifier"][0]["right"]
+        assert run["rounds"]["same questions"]["looks"][-1]["right"] > 0.88
+        for way in ("fresh", "steps checked"):
+            begun, ended = curves[way][0], curves[way][-1]
+            assert 0.4 < ended["nats"] / begun["nats"] < 0.6
+            assert 0.75 <= ended["distinct"] / begun["distinct"] <= 0.9
+        before, after = run["shared"]["before"], run["shared"]["after"]
+        assert before["thinks"] == 0.25 and 0.7 < after["thinks"] < 0.85
+        assert before["pass"]["16"] == 1 and after["pass"]["16"] >= 0.98
