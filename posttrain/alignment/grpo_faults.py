@@ -1,6 +1,6 @@
 """Runs of GRPO that go wrong, each by one planted fault.
 
-    trainer, rounds = faulty_trainer("format only", model, recipe, seed=0)
+    trainer, rounds = faulty_trainer("length price", model, recipe, seed=0)
     fit(trainer)
     rounds.log                      # what a dashboard would have shown
     evaluate(trainer.model, ...)    # what happened
