@@ -84,6 +84,7 @@ def encode_cases(rng, hidden):
     yield [said("system", "s"), *two, *two], False
     yield [*two[:1], said("assistant", "?"), said("tool", "<think>8"), two[1]], False
     yield [*two, said("user", "c")], True
+    yield [said("system", "<think>"), said("user", "a")], False
     for _ in range(4 if hidden else 1):
         yield random_chat(rng, whole(rng, 2, 7)), whole(rng, 0, 2) == 1
 

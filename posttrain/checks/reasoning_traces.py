@@ -373,6 +373,8 @@ def overlap_cases(rng, hidden):
     yield ["a b", "c d"], ["b c"], 2
     yield ["x a b"], ["a", "b"], 2
     yield ["a b c d"], ["a b", "c d"], 2
+    yield ["a_b c", "caf\u00e9"], ["b c", "caf"], 2
+    yield ["a_b c", "caf\u00e9"], ["b c", "caf"], 1
     yield ["a b c"], [], 1
     yield [], ["a b c"], 1
     for _ in range(6 if hidden else 2):

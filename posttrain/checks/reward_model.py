@@ -140,6 +140,8 @@ def last_cases(rng, hidden):
     yield case([0, 0, 0], [4, 2, 1], 0)  # on the right
     yield case([0, 2, 3], [4, 2, 1], 0)  # on the left
     yield case([0, 1], [2, 3], 2)  # all rows end in padding; both sides
+    zero = torch.tensor([[1.0, 2.0, 0.0]])  # a score may be 0
+    yield zero, torch.ones(1, 3, dtype=torch.bool)
     for _ in range(4 if hidden else 1):
         B = whole(rng, 2, 6)
         left = [whole(rng, 0, 4) for _ in range(B)]

@@ -117,6 +117,11 @@ def encode_everybody_thinks(messages, encode, specials, generation_prompt=False)
     return encoded(messages, encode, specials, generation_prompt, allowed=own)
 
 
+def encode_system_thinks(messages, encode, specials, generation_prompt=False):
+    own = {"system": THOUGHT, "assistant": THOUGHT}
+    return encoded(messages, encode, specials, generation_prompt, allowed=own)
+
+
 def encode_nobody_thinks(messages, encode, specials, generation_prompt=False):
     return encoded(messages, encode, specials, generation_prompt, allowed={})
 
@@ -569,6 +574,11 @@ MISTAKES = {
             encode_everybody_thinks,
             "a user or a tool can write the marks of thinking. Only the assistant's"
             " content may hold them.",
+        ),
+        Mistake(
+            encode_system_thinks,
+            "the system's message is text, too: `<think>` in it is no mark. Only the"
+            " assistant may write marks.",
         ),
         Mistake(
             encode_nobody_thinks,

@@ -487,6 +487,10 @@ def overlap_with_capitals(train, test, n):
     return overlap(train, test, n, lambda text: re.findall("[A-Za-z0-9]+", text))
 
 
+def overlap_of_any_script(train, test, n):
+    return overlap(train, test, n, lambda text: re.findall(r"\w+", text.lower()))
+
+
 def overlap_without_digits(train, test, n):
     return overlap(train, test, n, lambda text: re.findall("[a-z]+", text.lower()))
 
@@ -826,6 +830,11 @@ MISTAKES = {
         Mistake(
             overlap_with_punctuation,
             "`split` leaves punctuation on the words: 'miles' and 'miles,' differ.",
+        ),
+        Mistake(
+            overlap_of_any_script,
+            r"`\w` also matches the underscore and the letters of all scripts. Here a"
+            " word is a run of a to z and 0 to 9.",
         ),
         Mistake(overlap_with_capitals, "Compare in lower case."),
         Mistake(overlap_without_digits, "Digits belong to words: numbers count."),

@@ -186,6 +186,12 @@ def last_index_broadcasts(scores, mask):
     return scores[:, last]
 
 
+def last_that_is_not_zero(scores, mask):
+    places = torch.arange(mask.shape[1])
+    last = (places * (scores * mask != 0)).argmax(dim=1)
+    return scores.gather(1, last[:, None])[:, 0]
+
+
 def last_argmin(scores, mask):
     """The token before the first padding: argmin finds none where there is none."""
     return scores.gather(1, (mask.int().argmin(dim=1) - 1)[:, None] % mask.shape[1])[
@@ -604,6 +610,11 @@ MISTAKES = {
             last_by_length,
             "the number of real tokens is the place of the last one only where padding "
             "is on the right. Find the last True of each row.",
+        ),
+        Mistake(
+            last_that_is_not_zero,
+            "a score of 0 is a score: look for the last True of the mask, not for the "
+            "last number that is not 0.",
         ),
         Mistake(
             last_one_beyond,
