@@ -2,9 +2,10 @@
 
 References: sums in float64 over single tokens (sequence_logprobs), a normalised product
 shifted by its largest exponent (optimal_policy), logarithms in plain Python
-(rewards_from_policy), log1p of one exponential and its derivative in closed form
-(dpo_loss, dpo_gradient), a loop over pairs (ipo_loss), gradient descent on a table of
-bigrams with its softmax derivative written out (train_dpo).
+(rewards_from_policy), shares of strengths (preference), log1p of one exponential and
+its derivative in closed form (dpo_loss, dpo_gradient), a loop over pairs (ipo_loss),
+gradient descent on a table of bigrams with its softmax derivative written out
+(train_dpo).
 """
 
 from __future__ import annotations
@@ -161,6 +162,48 @@ def reference_rewards(policy, ref, beta):
         [beta * (math.log(p) - math.log(q)) for p, q in flat], dtype=policy.dtype
     )
     return {"rewards": rewards.view_as(policy), "policy": policy, "ref": ref}
+
+
+# ------------------------------------------------------------------ preference
+
+
+def preference_cases(rng, hidden):
+    def draw(*shape, dtype=torch.float64):
+        p = torch.rand(*shape, dtype=torch.float64, generator=rng) + 0.05
+        return (p / p.sum(-1, keepdim=True)).to(dtype)
+
+    even = torch.tensor([0.5, 0.5])
+    yield torch.tensor([0.75, 0.25]), even, 1.0  # 3 to 1
+    yield torch.tensor([0.9, 0.1]), torch.tensor([0.9, 0.1]), 0.3  # nothing moved
+    yield even, torch.tensor([0.8, 0.2]), 2.0
+    yield torch.tensor([0.8, 0.2]), even, 0.1
+    yield torch.tensor([1.0]), torch.tensor([1.0]), 1.0  # one reply, against itself
+    yield draw(3, 3), draw(3, 3), 0.5  # a prompt a matrix
+    yield draw(2, 3, 4), draw(2, 3, 4), 3.0
+    yield draw(2, 3, dtype=torch.float32), draw(2, 3, dtype=torch.float32), 0.5
+    for _ in range(4 if hidden else 1):
+        N, Y = sizes(rng, 2, 7, 2)
+        yield draw(N, Y), draw(N, Y), uniform(rng, 0.05, 3.0)
+
+
+def drive_preference(answer, policy, ref, beta):
+    return {"preference": answer(policy, ref, beta), "policy": policy, "ref": ref}
+
+
+def reference_preference(policy, ref, beta):
+    """By odds, pair by pair: strengths (policy / reference)^beta, and their shares."""
+    Y = policy.shape[-1]
+    rows = zip(
+        policy.double().reshape(-1, Y).tolist(),
+        ref.double().reshape(-1, Y).tolist(),
+        strict=True,
+    )
+    found = []
+    for ps, qs in rows:
+        strengths = [(p / q) ** beta for p, q in zip(ps, qs, strict=True)]
+        found.append([[a / (a + b) for b in strengths] for a in strengths])
+    table = torch.tensor(found, dtype=policy.dtype).view(*policy.shape, Y)
+    return {"preference": table, "policy": policy, "ref": ref}
 
 
 # ------------------------------------------------------- dpo_loss, dpo_gradient
@@ -433,6 +476,12 @@ TASKS = {
     ),
     "rewards_from_policy": Task(
         reward_cases, drive_rewards, reference_rewards, MISTAKES["rewards_from_policy"]
+    ),
+    "preference": Task(
+        preference_cases,
+        drive_preference,
+        reference_preference,
+        MISTAKES["preference"],
     ),
     "dpo_loss": Task(
         loss_cases, drive_loss, reference_loss, MISTAKES["dpo_loss"], tolerance=SOFTPLUS

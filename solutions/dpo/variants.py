@@ -82,6 +82,37 @@ def rewards_centred(policy, ref, beta):
     return rewards - rewards.mean(-1, keepdim=True)
 
 
+# ------------------------------------------------------------------ preference
+
+
+def preference_by_odds(policy, ref, beta):
+    strengths = (policy / ref) ** beta
+    return strengths[..., :, None] / (strengths[..., :, None] + strengths[..., None, :])
+
+
+def preference_by_loops(policy, ref, beta):
+    rewards = beta * torch.log(policy / ref) + 7.0  # a wrong Z: it cancels
+    Y = rewards.shape[-1]
+    rows = [
+        torch.stack(
+            [F.sigmoid(rewards[..., i] - rewards[..., j]) for j in range(Y)], -1
+        )
+        for i in range(Y)
+    ]
+    return torch.stack(rows, -2)
+
+
+def preference_never_of_itself(policy, ref, beta):
+    rewards = beta * (policy.log() - ref.log())
+    table = torch.sigmoid(rewards[..., :, None] - rewards[..., None, :])
+    return table * (1 - torch.eye(table.shape[-1], dtype=table.dtype))
+
+
+def preference_across_prompts(policy, ref, beta):
+    rewards = beta * (policy.log() - ref.log())
+    return torch.sigmoid(rewards[:, None] - rewards)
+
+
 # ------------------------------------------------------------------- dpo_loss
 
 
@@ -220,6 +251,7 @@ RIGHT = {
     "sequence_logprobs": [sequence_by_cross_entropy, sequence_row_by_row],
     "optimal_policy": [policy_shifted_by_hand, policy_by_log_partition],
     "rewards_from_policy": [rewards_of_one_logarithm, rewards_by_log1p],
+    "preference": [preference_by_odds, preference_by_loops],
     "dpo_loss": [loss_by_softplus, loss_by_cross_entropy],
     "dpo_gradient": [gradient_by_one_minus, gradient_in_a_list],
     "ipo_loss": [ipo_by_mse, ipo_of_means_first],
@@ -230,6 +262,7 @@ WRONG = {
     "sequence_logprobs": [sequence_detached, sequence_without_its_last_token],
     "optimal_policy": [policy_writes_into_rewards, policy_with_smoothed_reference],
     "rewards_from_policy": [rewards_centred],
+    "preference": [preference_never_of_itself, preference_across_prompts],
     "dpo_loss": [loss_policy_detached, loss_hinge, loss_clamped],
     "dpo_gradient": [gradient_of_hinge],
     "ipo_loss": [ipo_absolute],

@@ -112,6 +112,44 @@ def rewards_of_ratio(policy, ref, beta):
     return beta * policy / ref
 
 
+# ------------------------------------------------------------------ preference
+
+
+def compared(rewards):
+    return torch.sigmoid(rewards[..., :, None] - rewards[..., None, :])
+
+
+def preference_turned_round(policy, ref, beta):
+    return compared(beta * (policy.log() - ref.log())).mT
+
+
+def preference_without_reference(policy, ref, beta):
+    return compared(beta * policy.log())
+
+
+def preference_without_beta(policy, ref, beta):
+    return compared(policy.log() - ref.log())
+
+
+def preference_over_beta(policy, ref, beta):
+    return compared((policy.log() - ref.log()) / beta)
+
+
+def preference_of_ratios(policy, ref, beta):
+    return compared(beta * policy / ref)
+
+
+def preference_by_probability(policy, ref, beta):
+    """How much likelier the policy writes the one than the other."""
+    return policy[..., :, None] / (policy[..., :, None] + policy[..., None, :])
+
+
+def preference_normalised(policy, ref, beta):
+    """A softmax over all replies, where only two are compared."""
+    rewards = beta * (policy.log() - ref.log())
+    return compared(rewards) / compared(rewards).sum(-1, keepdim=True)
+
+
 # ------------------------------------------------------------------- dpo_loss
 
 
@@ -471,6 +509,37 @@ MISTAKES = {
             "been rewarded for it.",
         ),
         Mistake(rewards_of_ratio, "the *logarithm* of the ratio is missing."),
+    ),
+    "preference": (
+        Mistake(
+            preference_turned_round,
+            "rows and columns are swapped: entry (i, j) is about reply i being "
+            "preferred to reply j.",
+        ),
+        Mistake(
+            preference_without_reference,
+            "the reference is missing. A reply that was likely from the start has not "
+            "been rewarded for it.",
+        ),
+        Mistake(
+            preference_without_beta,
+            "the rewards are beta times the log-ratios.",
+        ),
+        Mistake(preference_over_beta, "multiply by beta, do not divide."),
+        Mistake(
+            preference_of_ratios,
+            "a reward is the *logarithm* of policy over reference, times beta.",
+        ),
+        Mistake(
+            preference_by_probability,
+            "that is how often the policy writes the one rather than the other. What "
+            "is preferred depends on the rewards it stands for.",
+        ),
+        Mistake(
+            preference_normalised,
+            "two replies are compared at a time: entries (i, j) and (j, i) sum to 1, "
+            "and a row sums to nothing in particular.",
+        ),
     ),
     "dpo_loss": (
         Mistake(
