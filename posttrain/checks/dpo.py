@@ -1,7 +1,8 @@
 """Checks of the exercise `dpo`.
 
 References: sums in float64 over single tokens (sequence_logprobs), a normalised product
-shifted by its largest exponent (optimal_policy), logarithms in plain Python
+shifted by its largest exponent and the objective term by term (optimal_policy),
+logarithms in plain Python
 (rewards_from_policy), shares of strengths (preference), log1p of one exponential and
 its derivative in closed form (dpo_loss, dpo_gradient), a loop over pairs (ipo_loss),
 gradient descent on a table of bigrams with its softmax derivative written out
@@ -119,14 +120,23 @@ def policy_cases(rng, hidden):
 
 
 def drive_policy(answer, ref, rewards, beta):
-    return {"policy": answer(ref, rewards, beta), "ref": ref, "rewards": rewards}
+    policy, worth = answer(ref, rewards, beta)
+    return {"policy": policy, "worth": worth, "ref": ref, "rewards": rewards}
 
 
 def reference_policy(ref, rewards, beta):
+    """The worth by what the objective says: reward less beta KL, reply by reply."""
     exponents = rewards.double() / beta
     share = ref.double() * (exponents - exponents.amax(-1, keepdim=True)).exp()
     policy = share / share.sum(-1, keepdim=True)
-    return {"policy": policy.to(ref.dtype), "ref": ref, "rewards": rewards}
+    said = policy > 0
+    each = rewards - beta * (policy.where(said, 1) / ref.where(said, 1)).log()
+    return {
+        "policy": policy.to(ref.dtype),
+        "worth": (policy * each).sum(-1).to(ref.dtype),
+        "ref": ref,
+        "rewards": rewards,
+    }
 
 
 # -------------------------------------------------------- rewards_from_policy

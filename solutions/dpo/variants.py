@@ -48,22 +48,27 @@ def sequence_without_its_last_token(logits, tokens, mask):
 def policy_shifted_by_hand(ref, rewards, beta):
     exponents = (rewards - rewards.max(-1, keepdim=True).values) / beta
     share = ref * torch.exp(exponents)
-    return share / share.sum(-1, keepdim=True)
+    policy = share / share.sum(-1, keepdim=True)
+    moved = torch.nan_to_num(policy * (policy / ref).log())  # 0 log 0 / 0 counts 0
+    return policy, (policy * rewards - beta * moved).sum(-1)
 
 
 def policy_by_log_partition(ref, rewards, beta):
     exponents = rewards.double() / beta + ref.double().log()
     log_z = torch.logsumexp(exponents, -1, keepdim=True)
-    return torch.exp(exponents - log_z).to(ref.dtype)
+    policy = torch.exp(exponents - log_z).to(ref.dtype)
+    return policy, (beta * log_z[..., 0]).to(ref.dtype)
 
 
 def policy_writes_into_rewards(ref, rewards, beta):
     rewards /= beta
-    return torch.softmax(ref.log() + rewards, -1)
+    exponents = ref.log() + rewards
+    return torch.softmax(exponents, -1), beta * exponents.logsumexp(-1)
 
 
 def policy_with_smoothed_reference(ref, rewards, beta):
-    return torch.softmax((ref + 1e-3).log() + rewards / beta, -1)
+    exponents = (ref + 1e-3).log() + rewards / beta
+    return torch.softmax(exponents, -1), beta * exponents.logsumexp(-1)
 
 
 # -------------------------------------------------------- rewards_from_policy

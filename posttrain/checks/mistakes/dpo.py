@@ -57,36 +57,79 @@ def sequence_raw_logits(logits, tokens, mask):
 # ------------------------------------------------------------- optimal_policy
 
 
+def worth_of(policy, ref, rewards, beta):
+    """A policy and its reward less beta KL; a reply that is never given counts 0."""
+    kl = torch.where(policy > 0, policy * (policy / ref).log(), 0.0).sum(-1)
+    return policy, (policy * rewards).sum(-1) - beta * kl
+
+
+def best(ref, rewards, beta):
+    return torch.softmax(ref.log() + rewards / beta, -1)
+
+
 def policy_times_beta(ref, rewards, beta):
-    return torch.softmax(ref.log() + beta * rewards, -1)
+    policy = torch.softmax(ref.log() + beta * rewards, -1)
+    return worth_of(policy, ref, rewards, beta)
 
 
 def policy_without_reference(ref, rewards, beta):
-    return torch.softmax(rewards / beta, -1)
+    return worth_of(torch.softmax(rewards / beta, -1), ref, rewards, beta)
 
 
 def policy_not_normalised(ref, rewards, beta):
-    return ref * torch.exp(rewards / beta)
+    return worth_of(ref * torch.exp(rewards / beta), ref, rewards, beta)
 
 
 def policy_overflows(ref, rewards, beta):
     share = ref * torch.exp(rewards / beta)
-    return share / share.sum(-1, keepdim=True)
+    z = share.sum(-1)
+    return share / z[..., None], beta * z.log()
 
 
 def policy_over_all_prompts(ref, rewards, beta):
     exponents = rewards / beta
     share = ref * (exponents - exponents.amax(-1, keepdim=True)).exp()
-    return share / share.sum()
+    return worth_of(share / share.sum(), ref, rewards, beta)
 
 
 def policy_largest_of_all_prompts(ref, rewards, beta):
     share = ref * ((rewards - rewards.max()) / beta).exp()
-    return share / share.sum(-1, keepdim=True)
+    z = share.sum(-1)
+    return share / z[..., None], beta * z.log() + rewards.max()
 
 
 def policy_adds_probabilities(ref, rewards, beta):
-    return torch.softmax(ref + rewards / beta, -1)
+    return worth_of(torch.softmax(ref + rewards / beta, -1), ref, rewards, beta)
+
+
+def worth_without_the_leash(ref, rewards, beta):
+    policy = best(ref, rewards, beta)
+    return policy, (policy * rewards).sum(-1)
+
+
+def worth_of_kl_without_beta(ref, rewards, beta):
+    return worth_of(best(ref, rewards, beta), ref, rewards, 1.0)
+
+
+def worth_of_log_partition(ref, rewards, beta):
+    exponents = ref.log() + rewards / beta
+    return torch.softmax(exponents, -1), exponents.logsumexp(-1)
+
+
+def worth_of_reverse_kl(ref, rewards, beta):
+    policy = best(ref, rewards, beta)
+    kl = torch.where(policy > 0, ref * (ref / policy).log(), 0.0).sum(-1)
+    return policy, (policy * rewards).sum(-1) - beta * kl
+
+
+def worth_of_never_said(ref, rewards, beta):
+    policy = best(ref, rewards, beta)
+    return policy, (policy * (rewards - beta * (policy / ref).log())).sum(-1)
+
+
+def worth_of_all_prompts(ref, rewards, beta):
+    policy, worth = worth_of(best(ref, rewards, beta), ref, rewards, beta)
+    return policy, worth.mean()
 
 
 # -------------------------------------------------------- rewards_from_policy
@@ -489,6 +532,34 @@ MISTAKES = {
             policy_adds_probabilities,
             "inside an exponent the reference is there as its logarithm: "
             "ref * exp(x) = exp(log ref + x).",
+        ),
+        Mistake(
+            worth_without_the_leash,
+            "the policy is right, its worth is not: the objective also charges beta KL "
+            "for leaving the reference.",
+        ),
+        Mistake(
+            worth_of_kl_without_beta,
+            "the policy is right; in its worth the KL divergence counts beta times.",
+        ),
+        Mistake(
+            worth_of_log_partition,
+            "log Z is the worth in units of beta: multiply it by beta.",
+        ),
+        Mistake(
+            worth_of_reverse_kl,
+            "the KL divergence in the objective is an expectation under the policy: "
+            "log policy / ref, weighted by the policy, not by the reference.",
+        ),
+        Mistake(
+            worth_of_never_said,
+            "the worth is NaN where the reference never gives a reply: 0 log 0 counts "
+            "0. Or do without the sum: see what beta log Z is.",
+        ),
+        Mistake(
+            worth_of_all_prompts,
+            "each prompt has a worth of its own: shape (...), without the last "
+            "dimension.",
         ),
     ),
     "rewards_from_policy": (
