@@ -105,12 +105,17 @@ def test_unsloth_is_called_as_it_wants_to_be(library):
         assert W.shape[1] == 1  # otherwise Unsloth may take it for transposed
         return nf4.reference(nf4.NF4.from_bitsandbytes(W, quant_state))
 
-    library("unsloth.kernels.utils", fast_dequantize=fast_dequantize)
+    library(
+        "unsloth.kernels.utils",
+        fast_dequantize=fast_dequantize,
+        _fast_dequantize_ctypes=fast_dequantize,
+    )
     sys.modules["unsloth.kernels"].fast_rms_layernorm = fast_rms_layernorm
     sys.modules["unsloth.kernels"].fast_cross_entropy_loss = fast_cross_entropy_loss
     library("unsloth_zoo.fused_losses", unsloth_fused_ce_loss=fused)
     for family in ("rms_norm", "cross_entropy", "linear_cross_entropy", "nf4"):
         judge(family, "Unsloth")
+    judge("nf4", "Unsloth ctypes")
 
 
 def test_bitsandbytes_gets_the_same_bits():

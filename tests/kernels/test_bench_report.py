@@ -1,6 +1,7 @@
 """The report, the challenge and the command line, without a GPU."""
 
 import copy
+import importlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from posttrain_kernels import nf4
 from posttrain_kernels.bench import __main__ as command
 from posttrain_kernels.bench import challenge, cuda, provenance, report
-from posttrain_kernels.bench.contestants import Entry, simple
+from posttrain_kernels.bench.contestants import Entry, installed, simple
 from posttrain_kernels.bench.timing import Call
 
 from posttrain import results
@@ -23,6 +24,8 @@ OPTIONS = ((64, 128, 3407, torch.float16), (128, 64, 3409, torch.bfloat16))
 @pytest.fixture
 def with_gpu(bench, monkeypatch):
     """The command believes that there is a GPU; the bench is that of the tests."""
+    # first: imported where torch.cuda.is_available() lies, it stays broken for all
+    installed("bitsandbytes") and importlib.import_module("bitsandbytes")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 139 * 2**30))
@@ -58,7 +61,8 @@ def test_a_record_is_written_read_and_shown(written):
     )
     assert "copies 1.00 TB/s, multiplies bfloat16 at 100 TFLOP/s" in out
     assert "nf4 tiny (rows 6, columns 64; bfloat16)" in out
-    assert "bitsandbytes" in out
+    names = [r["contestant"] for r in record["cases"][0]["passes"][0]["results"]]
+    assert ("bitsandbytes" in names) == bool(installed("bitsandbytes"))
     assert "torch.compile left out: needs a GPU" in out
     assert f"wrote {path}" in out
     again = path.with_name("again.json")
@@ -249,20 +253,53 @@ def test_the_whole_run_is_named_after_the_gpu(with_gpu, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
     assert command.main([]) == 0
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [
+        "kernels.h200.json"
+    ]
     record = report.read(tmp_path / "results/kernels.h200.json")
     assert len(record["cases"]) == 6
     assert record["challenge"]["total_seconds"]["ours"] > 0
 
 
-def test_a_wrong_kernel_of_ours_writes_nothing(with_gpu, tmp_path, monkeypatch, capsys):
-    def wrong(*_):
-        raise command.runner.BenchError("ours: Wrong: y is off by 1, allowed is 0")
+@pytest.mark.parametrize(
+    "error", [command.runner.BenchError("ours: Wrong: y"), RuntimeError("CUDA error")]
+)
+def test_what_fails_costs_the_others_nothing(
+    with_gpu, tmp_path, monkeypatch, capsys, error
+):
+    """No result is written, but what was measured is kept beside it, and printed."""
+    measure = command.runner.measure
 
-    monkeypatch.setattr(command.runner, "measure", wrong)
+    def failing(family, *rest):
+        if family.name == "softmax":
+            raise error
+        return measure(family, *rest)
+
+    monkeypatch.setattr(command.runner, "measure", failing)
     path = tmp_path / "kernels.json"
-    assert command.main(["--family", "nf4", "--out", str(path)]) == 1
-    assert "nothing is written: ours: Wrong" in capsys.readouterr().err
+    options = ["--family", "softmax", "--family", "nf4", "--out", str(path)]
+    assert command.main(options) == 1
+    said = capsys.readouterr()
+    assert f"failed: softmax tiny: {type(error).__name__}: {error}" in said.err
+    assert f"nothing is written as a result; what was measured is in {path}.part" in (
+        said.err
+    )
+    assert "nf4 tiny (rows 6" in said.out
     assert not path.exists()
+    (case,) = report.read(tmp_path / "kernels.json.part")["cases"]
+    assert case["family"] == "nf4"
+
+
+def test_a_run_that_is_stopped_leaves_what_it_has(with_gpu, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_challenge", stopped)
+    path = tmp_path / "kernels.json"
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["--out", str(path)])
+    kept = report.read(tmp_path / "kernels.json.part")["cases"]
+    assert [case["family"] for case in kept] == ["softmax", "flash_attention", "nf4"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,10 @@
     python -m posttrain_kernels.bench --quick              small sizes, few rounds
     python -m posttrain_kernels.bench --list               what there is; needs no GPU
 
+Each case is printed as soon as it is measured, and kept in FILE.part until the whole
+run is done, so a run that is cut off loses one case. Most of the time goes to
+torch.compile; --seconds says how long a pass is timed.
+
 How it measures. Every contestant gets the same inputs, and its results and gradients
 are held against the plain PyTorch reference in fp32 first; what is wrong is not timed.
 Then all contestants of a case run in one process, in turns: each round times every one

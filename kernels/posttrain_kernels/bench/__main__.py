@@ -10,7 +10,7 @@ import torch
 
 from posttrain_kernels.bench import challenge, limits, report, runner
 from posttrain_kernels.bench.cases import MEASURED, SMALL
-from posttrain_kernels.bench.contestants import LIBRARIES, installed
+from posttrain_kernels.bench.contestants import LIBRARIES, first_line, installed
 from posttrain_kernels.bench.cuda import Cuda
 from posttrain_kernels.bench.families import FAMILIES
 from posttrain_kernels.bench.provenance import provenance, slug
@@ -22,6 +22,12 @@ NO_GPU = (
     " machine code of the kernels with posttrain_kernels.lab"
 )
 QUICK = Budget(seconds=0.5, least=5, most=20, warm_up=2)
+# the challenge early: a run that is cut off has it
+EVERYTHING = [
+    part
+    for name in FAMILIES
+    for part in ((name, challenge.NAME) if name == "nf4" else (name,))
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,37 +42,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(NO_GPU.format(version=torch.__version__), file=sys.stderr)
         return 2
     path = _out(given, parser)
-    try:
-        record = measured(given, arguments, _bench(given))
-    except runner.BenchError as error:
-        print(f"nothing is written: {error}", file=sys.stderr)
+    draft = path and path.with_name(path.name + ".part")
+    record, failed = measured(given, arguments, _bench(given), draft)
+    for failure in failed:
+        print(f"failed: {failure}", file=sys.stderr)
+    if failed:
+        rest = f"what was measured is in {draft}" if draft else "see above for the rest"
+        print(f"nothing is written as a result; {rest}", file=sys.stderr)
         return 1
-    print("\n" + report.table(record))
     if path is None:
         print("\nnot written: a partial run goes to a file only with --out FILE")
     else:
         report.write(path, record)
+        draft.unlink(missing_ok=True)
         print(f"\nwrote {path}")
     return 0
 
 
 def measured(
-    given: argparse.Namespace, arguments: Sequence[str], bench: runner.Bench
-) -> dict:
-    """The whole record of what the options ask for."""
-    chosen = given.family or [*FAMILIES, challenge.NAME]
-    cases = []
-    for name in chosen:
-        for size in (SMALL,) if given.quick else MEASURED:
-            if name in FAMILIES:
-                print(f"{name} {size} ...", file=sys.stderr, flush=True)
-                cases.append(runner.measure(FAMILIES[name], size, bench))
-    return {
+    given: argparse.Namespace,
+    arguments: Sequence[str],
+    bench: runner.Bench,
+    draft: Path | None = None,
+) -> tuple[dict, list[str]]:
+    """The record of what the options ask for, and what failed.
+
+    Each case is printed, and written to `draft`, as soon as it is measured: a run that
+    is stopped in the middle, or a kernel that fails, costs no other case its numbers.
+    """
+    record = {
         "provenance": provenance(arguments, given.seed),
         "limits": dataclasses.asdict(bench.limits),
-        "cases": cases,
-        "challenge": _challenge(bench, given) if challenge.NAME in chosen else None,
+        "cases": [],
+        "challenge": None,
     }
+    print(report.title(record))
+    failed = []
+    for name, size in _parts(given.family or EVERYTHING, given.quick):
+        print(f"{name} {size} ...", file=sys.stderr, flush=True)
+        try:
+            if name == challenge.NAME:
+                record["challenge"] = _challenge(bench, given)
+                lines = report.challenge_lines(record["challenge"])
+            else:
+                record["cases"].append(runner.measure(FAMILIES[name], size, bench))
+                lines = report.case_lines(record["cases"][-1])
+        except Exception as error:  # an error of the GPU may come out anywhere
+            failed.append(f"{name} {size}: {first_line(error)}")
+            continue
+        print("\n" + "\n".join(lines), flush=True)
+        if draft:
+            report.write(draft, record)
+    return record, failed
 
 
 def listing() -> Iterator[str]:
@@ -93,13 +120,20 @@ def _bench(given: argparse.Namespace) -> runner.Bench:
         where="cuda",
         dtype=dtype,
         limits=limits.measure(device, "cuda", dtype),
-        budget=QUICK if given.quick else Budget(),
+        budget=QUICK if given.quick else Budget(seconds=given.seconds),
         seed=given.seed,
     )
 
 
+def _parts(chosen: Sequence[str], quick: bool) -> Iterator[tuple[str, str]]:
+    """Families by size, in the order of the options; the challenge has one part."""
+    for name in chosen:
+        every = (SMALL,) if quick else MEASURED
+        for size in ("",) if name == challenge.NAME else every:
+            yield name, size
+
+
 def _challenge(bench: runner.Bench, given: argparse.Namespace) -> dict:
-    print(f"{challenge.NAME} ...", file=sys.stderr, flush=True)
     repeats = 20 if given.quick else challenge.REPEATS
     return challenge.measure(bench, repeats=repeats)
 
@@ -130,6 +164,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--quick", action="store_true", help="small sizes and few rounds: does it run?"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=Budget.seconds,
+        help="to time one pass of one case, compiling aside (default: %(default)s)",
     )
     parser.add_argument(
         "--out", type=Path, help="the file (default: results/kernels.GPU.json)"

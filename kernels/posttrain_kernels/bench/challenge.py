@@ -31,7 +31,8 @@ from posttrain_kernels.bench.timing import quantile
 
 NAME = "nf4_challenge"
 UNSLOTH = "Unsloth"
-NAMES = (OURS, "bitsandbytes", UNSLOTH)  # eager and torch.compile are no candidates
+# eager and torch.compile are no candidates
+NAMES = (OURS, "bitsandbytes", UNSLOTH, "Unsloth ctypes")
 OPTIONS = (  # width, hidden width, seed, dtype: of the challenge, in its order
     (2048, 8192, 3407, torch.float16),
     (1024, 4096, 3409, torch.bfloat16),

@@ -1,4 +1,4 @@
-"""What was measured, as a file and as a table.
+"""What was measured, as a file and as lines for a terminal.
 
 The file is `results/kernels.<gpu>.json`:
 
@@ -94,19 +94,14 @@ def validate(record: object) -> None:
         _fields(record["challenge"], CHALLENGE, "challenge")
 
 
-def table(record: dict) -> str:
-    """The whole record for a terminal."""
+def title(record: dict) -> str:
+    """The GPU and what it can do, in a line."""
     limits = record["limits"]
-    lines = [
+    return (
         f"{record['provenance']['hardware']['gpu']}: copies"
         f" {limits['bytes_per_second'] / 1e12:.2f} TB/s, multiplies {limits['dtype']}"
         f" at {limits['flops_per_second'] / 1e12:.0f} TFLOP/s (measured in this run)"
-    ]
-    for case in record["cases"]:
-        lines += ["", *case_lines(case)]
-    if record.get("challenge"):
-        lines += ["", *challenge_lines(record["challenge"])]
-    return "\n".join(lines)
+    )
 
 
 def case_lines(case: dict) -> Iterator[str]:
@@ -132,9 +127,10 @@ def challenge_lines(challenge: dict) -> Iterator[str]:
         f" {challenge['samples']}, summed over {len(challenge['shapes'])} sizes)"
     )
     yield from _absent(challenge["left_out"])
-    for name, seconds in challenge["total_seconds"].items():
-        speedup = challenge["speedup_over_unsloth"].get(name)
-        said = f"  {speedup:.2f}x Unsloth" if speedup else ""
+    totals = challenge["total_seconds"]
+    peers = [name for name in totals if name.startswith("Unsloth")]
+    for name, seconds in totals.items():
+        said = "".join(f"  {totals[peer] / seconds:.2f}x {peer}" for peer in peers)
         yield f"    {name:<14}{seconds:>10.4f} s{said}"
 
 

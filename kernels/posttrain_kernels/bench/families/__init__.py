@@ -17,6 +17,6 @@ FAMILIES = {
     module.FAMILY.name: module.FAMILY
     for module in (
         *(softmax, flash_attention),
-        *(rms_norm, cross_entropy, linear_cross_entropy, nf4),
+        *(nf4, rms_norm, cross_entropy, linear_cross_entropy),
     )
 }

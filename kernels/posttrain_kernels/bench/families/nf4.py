@@ -59,6 +59,16 @@ def unsloth() -> Contestant:
     return Contestant("Unsloth", fast_dequantize, adapt=as_bitsandbytes)
 
 
+def unsloth_by_ctypes() -> Contestant:
+    """What `fast_dequantize` was when the challenge was set: bitsandbytes' kernels.
+
+    Newer versions of Unsloth have one kernel of their own, and this as a fallback.
+    """
+    from unsloth.kernels.utils import _fast_dequantize_ctypes
+
+    return Contestant("Unsloth ctypes", _fast_dequantize_ctypes, adapt=as_bitsandbytes)
+
+
 def exact(weights: nf4.NF4) -> Tensor:
     """The reference, unrounded."""
     return nf4.reference(weights, torch.float32)
@@ -86,6 +96,7 @@ FAMILY = Family(
         compiled(nf4.reference),
         Entry("bitsandbytes", bitsandbytes, "bitsandbytes", on_cpu=True),
         Entry("Unsloth", unsloth, "unsloth"),
+        Entry("Unsloth ctypes", unsloth_by_ctypes, "unsloth"),
     ),
     costs=costs,
     results=("w",),
