@@ -61,7 +61,9 @@ def test_a_target_outside_of_the_vocabulary_gives_nan(device, gradients):
     logits, _ = batch(3, 8, device)
     target = torch.tensor([8, -1, 2], device=device)
     losses, dlogits = gradients(
-        lambda x: cross_entropy(x, target, reduction="none"), [logits], torch.ones(3)
+        lambda x: cross_entropy(x, target, reduction="none"),
+        [logits],
+        torch.ones(3, device=device),
     )
     assert losses.isnan().tolist() == [True, True, False]
     assert dlogits.isnan().all(1).tolist() == [True, True, False]
@@ -112,6 +114,14 @@ def test_compiles_without_spills_and_with_wide_loads(arch):
         assert launch.spills == 0, launch
         assert launch.loads[128] == 2, launch  # 16 numbers a thread: each read once
     assert log[1].stores[128] == 2, log[1]
+
+
+@pytest.mark.parametrize("arch", [75, 80, 90])
+def test_an_odd_vocabulary_does_not_spill(arch):
+    logits, target = batch(2, 50257, dtype=torch.float16)
+    with lab.compiled(arch) as log:
+        cross_entropy(logits.requires_grad_(), target).backward()
+    assert [launch.spills for launch in log] == [0, 0]
 
 
 def test_compiles_into_one_graph(gradients):

@@ -103,10 +103,10 @@ def test_memory_at_full_size(monkeypatch, trained, most):
 
 
 def test_memory_on_a_gpu(gpu):
-    """The same, measured by the allocator at a quarter of the tokens."""
+    """The same, measured by the allocator; smaller, so that it fits a T4."""
     peaks = []
     for loss in (reference, linear_cross_entropy):
-        x, weight, target = batch(4096, 4096, 128 * 1024, gpu, torch.bfloat16)
+        x, weight, target = batch(8192, 2048, 64 * 1024, gpu, torch.bfloat16)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         loss(x.requires_grad_(), weight.requires_grad_(), target).backward()
