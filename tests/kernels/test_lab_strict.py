@@ -287,6 +287,21 @@ def test_rounding_to_the_nearest_and_not(dtype):
         lab.assert_accurate(results["rtz"], peer, exact, factor=1)
 
 
+@triton.jit
+def scaled_kernel(x_ptr, y_ptr, n, scale, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i, mask=i < n, other=0.0)
+    tl.store(y_ptr + i, x * scale, mask=i < n)
+
+
+def test_a_float_argument_is_an_fp32_scalar_as_on_a_gpu():
+    """So fp16 times it is fp32: 300 squared has no place in fp16."""
+    x, y = torch.full((5,), 300.0, dtype=torch.float16), torch.empty(5)
+    with lab.strict():
+        scaled_kernel[(1,)](x, y, 5, 300.5, BLOCK=8)
+    assert torch.equal(y, x.float() * 300.5)
+
+
 FACTOR = 2
 
 

@@ -229,4 +229,7 @@ def _value(parameter, argument, builder):
         address = builder.memory.place(parameter.name, argument)
         data = np.array([address], np.uint64)
         return tl.tensor(stock.TensorHandle(data, pointer), pointer)
+    if isinstance(argument, float):  # the stock interpreter leaves it a Python number,
+        data = np.array([argument], np.float32)  # to which fp16 would not widen
+        return tl.tensor(stock.TensorHandle(data, tl.float32), tl.float32)
     return stock._implicit_cvt(argument)
