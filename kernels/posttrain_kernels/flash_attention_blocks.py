@@ -24,7 +24,7 @@ class Blocks(NamedTuple):
 TABLE = {
     ("fp32", 64, "forward"): Blocks(32, 32, 4, 1),
     ("fp32", 64, "dq"): Blocks(32, 16, 8, 1),
-    ("fp32", 64, "dkdv"): Blocks(32, 32, 8, 1),
+    ("fp32", 64, "dkdv"): Blocks(16, 16, 4, 1),
     ("fp32", 128, "forward"): Blocks(32, 16, 4, 1),
     ("fp32", 128, "dq"): Blocks(16, 16, 8, 1),
     ("fp32", 128, "dkdv"): Blocks(16, 32, 8, 1),

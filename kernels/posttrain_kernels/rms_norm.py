@@ -169,6 +169,8 @@ def _launch_backward(
     if not n_rows:
         return dx, torch.zeros_like(weight)
     tile = row_tile(n_cols)
+    if tile["BLOCK"] == MAX_COLUMNS and n_cols % 16:
+        tile["num_warps"] = 32  # narrow loads take more registers: these rows spill
     tiles = triton.cdiv(n_rows, tile["ROWS"])
     wanted = multiprocessors(x.device) * max(1, 32 // tile["num_warps"])
     tiles_per_program = triton.cdiv(tiles, wanted)

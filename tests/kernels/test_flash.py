@@ -96,7 +96,10 @@ def compiled(arch, dtype, D):
 
 @pytest.mark.parametrize(
     ("arch", "instruction", "D"),
-    [(75, "FFMA", 64), (80, "HMMA", 128), (90, "HGMMA", 128)],
+    [
+        *((75, "FFMA", 64), (75, "FFMA", 128), (80, "HMMA", 64), (80, "HMMA", 128)),
+        *((90, "HGMMA", 64), (90, "HGMMA", 128)),
+    ],
 )
 def test_compiles_without_spills_for_its_matrix_units(arch, instruction, D):
     """On sm_75 Triton has no tensor-core path: plain fused multiply-adds."""
@@ -108,6 +111,15 @@ def test_compiles_without_spills_for_its_matrix_units(arch, instruction, D):
         assert instruction in launch.instructions, launch
         assert launch.loads[128] >= 2, launch
         assert launch.stores[128] >= 1, launch
+
+
+@pytest.mark.parametrize("D", [16, 128])
+def test_fp32_compiles_without_spills(D):
+    """Products in full precision, without tensor cores."""
+    for launch in compiled(90, torch.float32, D):
+        assert launch.spills == 0, launch
+        assert launch.fits, launch
+        assert not launch.tensor_cores, launch
 
 
 def test_compiles_into_one_graph(gradients):

@@ -68,6 +68,15 @@ def test_short_rows_and_the_longest_are_lean_too():
     assert_lean(log, 3)
 
 
+@pytest.mark.parametrize("arch", [75, 80, 90])
+@pytest.mark.parametrize("n_cols", [17, MAX_COLUMNS - 1])
+def test_rows_of_an_odd_length_do_not_spill(arch, n_cols):
+    with lab.compiled(arch) as log:
+        x = torch.randn(9, n_cols, dtype=torch.float16, requires_grad=True)
+        softmax(x).sum().backward()
+    assert [launch.spills for launch in log] == [0, 0]
+
+
 def test_compiles_into_one_graph(gradients):
     x, dy = torch.randn(2, 5, 33)
     graph = torch.compile(softmax, fullgraph=True, backend="aot_eager", dynamic=True)
