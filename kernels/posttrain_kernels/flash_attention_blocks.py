@@ -1,6 +1,7 @@
 """How large the blocks of flash attention are: the largest that do not spill registers.
 
-Found with `lab.compiled`, without a GPU; which of those is fastest, only a GPU can say.
+Found with `lab.compiled` of triton 3.6 and 3.7, without a GPU; which of those is
+fastest, only a GPU can say.
 """
 
 from typing import NamedTuple
@@ -36,13 +37,13 @@ TABLE = {
     (75, 128, "dkdv"): Blocks(16, 16, 8, 1),
     (80, 64, "forward"): Blocks(128, 64, 8, 2),
     (80, 64, "dq"): Blocks(64, 64, 8, 2),
-    (80, 64, "dkdv"): Blocks(64, 128, 8, 2),
+    (80, 64, "dkdv"): Blocks(32, 128, 8, 2),
     (80, 128, "forward"): Blocks(128, 32, 8, 2),
     (80, 128, "dq"): Blocks(64, 64, 8, 2),
     (80, 128, "dkdv"): Blocks(64, 64, 8, 2),
     (90, 64, "forward"): Blocks(128, 64, 4, 3),
     (90, 64, "dq"): Blocks(64, 64, 4, 2),
-    (90, 64, "dkdv"): Blocks(64, 64, 4, 2),
+    (90, 64, "dkdv"): Blocks(64, 64, 8, 2),
     (90, 128, "forward"): Blocks(128, 64, 8, 2),
     (90, 128, "dq"): Blocks(64, 64, 8, 2),
     (90, 128, "dkdv"): Blocks(32, 64, 8, 2),
