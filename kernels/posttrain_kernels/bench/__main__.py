@@ -18,8 +18,9 @@ from posttrain_kernels.bench.timing import Budget
 
 NO_GPU = (
     "no CUDA GPU is visible to PyTorch {version}, and nothing is reported that was not"
-    " measured on one: run this on a GPU machine, or, without one, prove values and"
-    " machine code of the kernels with posttrain_kernels.lab"
+    " measured on one: run this on a GPU machine (--list says which libraries are"
+    " missing here), or, without one, prove values and machine code of the kernels"
+    " with posttrain_kernels.lab"
 )
 QUICK = Budget(seconds=0.5, least=5, most=20, warm_up=2)
 # the challenge early: a run that is cut off has it
