@@ -1,4 +1,10 @@
-"""Where the kernels are tried: in the strict mode, and on a GPU where there is one."""
+"""Where the kernels are tried: in the strict mode, and on a GPU where there is one.
+
+On a machine with PyTorch, Triton and pytest, but not all that the book needs:
+
+    PYTHONPATH=.:kernels python -m pytest tests/kernels -k "cuda or gpu" -rs \\
+        -o filterwarnings=
+"""
 
 from collections.abc import Iterator
 
