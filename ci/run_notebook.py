@@ -78,6 +78,7 @@ def run(source: Path, target: Path, preset: str) -> None:
             progress_bar=False,
             autosave_cell_every=AUTOSAVE_SECONDS,
             record_timing=False,
+            coalesce_streams=True,  # what was printed comes in pieces, cut anywhere
         )
     nbformat.write(without_run_metadata(nbformat.read(target, as_version=4)), target)
 

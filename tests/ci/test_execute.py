@@ -26,6 +26,7 @@ GOOD = [
         "threads = os.environ['OMP_NUM_THREADS'], os.environ['POSTTRAIN_OFFLINE']\n"
         "print([preset, sys.executable, os.listdir(), *threads])",
     ),
+    ("pieces", "print('a', end='', flush=True)\ntime.sleep(0.5)\nprint('\\nb')"),
 ]
 BAD = [("fine", "x = 1"), ("boom", "def f():\n    return x / 0\nf()"), ("no", "1")]
 DEAD = [("die", "import os\nos._exit(3)")]
@@ -113,9 +114,17 @@ def test_an_executed_notebook_tells_nothing_of_the_machine(built):
         "parameters",
         "injected-parameters",
         "work",
+        "pieces",
     ]
     assert str(built[0]) not in text
     assert "duration" not in text and "start_time" not in text
+
+
+def test_what_was_printed_in_pieces_is_one_output(built):
+    root, _ = built
+    made = json.loads((root / "build/site/book/part/good.ipynb").read_text())
+    (said,) = made["cells"][-1]["outputs"]
+    assert "".join(said["text"]) == "a\nb\n"
 
 
 def test_the_seconds_of_the_kernel_are_counted(built):
