@@ -79,6 +79,7 @@ def absmax_cases(rng, hidden):
     yield torch.tensor([[0.0, 0.0], [0.3, -1.0]]), 8, 1  # a row of zeros
     yield torch.tensor([[-5.0]]), 8, 1
     yield torch.tensor([[0.3, -1.0, 0.8]]), 2, 1  # three codes
+    yield torch.tensor([[4e-6, -1.5e-6, 0.7e-6]]), 8, 1  # small is not 0
     for bits in (8, 5, 3):
         for dim in (1, 0, None):
             for _ in range(2 if hidden else 1):
@@ -111,6 +112,7 @@ def affine_cases(rng, hidden):
     yield torch.tensor([[3.0, 3.0], [-4.0, -1.0]]), 8  # 0 is in the range all the same
     yield torch.tensor([[0.0, 0.0], [-1.0, 2.2]]), 8  # a row of zeros
     yield torch.tensor([[-2.0, 0.9, 0.8]]), 3
+    yield torch.tensor([[4e-6, -1e-6]]), 8  # small is not 0
     for bits in (8, 8, 4):
         n = 2**bits - 1
         for _ in range(3 if hidden else 1):
@@ -126,8 +128,14 @@ def affine_cases(rng, hidden):
 
 
 def drive_affine(answer, x, bits):
+    given = x.clone()
     codes, scale, zero = answer(x, bits)
-    return {"codes": codes, "scale": scale, "zero": zero}
+    return {
+        "codes": codes,
+        "scale": scale,
+        "zero": zero,
+        "x as it was": x.equal(given),
+    }
 
 
 def reference_affine(x, bits):
@@ -143,6 +151,7 @@ def reference_affine(x, bits):
         "codes": torch.tensor(codes, dtype=torch.uint8),
         "scale": torch.tensor(scales),
         "zero": torch.tensor(zeros, dtype=torch.int32),
+        "x as it was": True,
     }
 
 
@@ -167,6 +176,8 @@ def int8_cases(rng, hidden):
         torch.full((2, 300), 127).to(torch.int8),
         (torch.tensor([[1.0], [3.0]])),
     )  # the sum is far above what 8 or 16 bits hold
+    x, scales = torch.tensor([[4e-6, -1.5e-6]]), torch.tensor([[1e6]])
+    yield x, torch.tensor([[127, 64]]).to(torch.int8), scales  # small is not 0
     for _ in range(5 if hidden else 2):
         M, N, K = whole(rng, 1, 6), whole(rng, 1, 6), whole(rng, 2, 40)
         yield symmetric(rng, (M, K), 127, 1), *weight(N, K)
@@ -175,7 +186,10 @@ def int8_cases(rng, hidden):
 
 
 def drive_int8(answer, x, codes, scale):
-    return answer(x, codes, scale)
+    given = x.clone(), codes.clone(), scale.clone()
+    y = answer(x, codes, scale)
+    kept = [a.equal(b) for a, b in zip(given, (x, codes, scale), strict=True)]
+    return {"y": y, "inputs as they were": kept}
 
 
 def reference_int8(x, codes, scale):
@@ -187,7 +201,8 @@ def reference_int8(x, codes, scale):
             sum(a * b for a, b in zip(p, q, strict=True)) for q in codes.int().tolist()
         ]
         y.append([s * total for total in sums])
-    return (torch.tensor(y, dtype=torch.float64) * scale.double().T).float()
+    exact = torch.tensor(y, dtype=torch.float64) * scale.double().T
+    return {"y": exact.float(), "inputs as they were": [True] * 3}
 
 
 # ------------------------------------------------------------------ mixed_linear
@@ -214,6 +229,13 @@ def mixed_cases(rng, hidden):
     yield torch.tensor([[1.0, -20.0], [2.0, 0.3]]), torch.tensor([[0.5, 2.0]]), 6.0
     # exactly at the threshold: an outlier
     yield torch.tensor([[1.0, 2.5, 6.0]]), torch.tensor([[0.3, -1.0, 2.07]]), 6.0
+    # another threshold; and a large weight makes no outlier column
+    yield torch.tensor([[1.0, 4.0, -0.3]]), torch.tensor([[0.5, 2.0, 7.0]]), 3.0
+    # a token and a channel of which nothing but zeros is left for the integers
+    x = torch.tensor([[0.0, 20.0], [1.0, 0.3]])
+    yield x, torch.tensor([[0.5, 2.0], [0.0, 1.0]]), 6.0
+    # no entry reaches the threshold, though their sum does
+    yield torch.tensor([[5.0, 1.0], [5.0, -2.0]]), torch.tensor([[0.5, 2.0]]), 6.0
     yield case(3, 2, 5, 0)
     yield case(2, 3, 3, 3)  # nothing is left for the integers
     yield case(2, 2, 8, 1)
@@ -270,17 +292,21 @@ def encode_cases(rng, hidden):
     ramp[:4] = torch.tensor([1.0, 0.0, 0.0, -1.0])
     yield ramp, NF4
     yield -2 * ramp, NF4
+    yield 4e-6 * ramp, NF4  # small is not 0
     yield case(1)
     yield case(3, quiet=1)  # a block of zeros
     even = torch.arange(-7.5, 8) / 7.5  # another table: no zero, equal steps
     yield case(2, even)
+    yield case(2, -NF4.flip(0), quiet=1)  # here 0 has the index 8
     for _ in range(3 if hidden else 1):
         yield case(whole(rng, 2, 5))
 
 
 def drive_encode(answer, x, code):
+    given = x.clone(), code.clone()
     packed, absmax = answer(x, code)
-    return {"packed": packed, "absmax": absmax}
+    kept = [a.equal(b) for a, b in zip(given, (x, code), strict=True)]
+    return {"packed": packed, "absmax": absmax, "inputs as they were": kept}
 
 
 def reference_encode(x, code):
@@ -290,8 +316,11 @@ def reference_encode(x, code):
         q = [nearest(v / top if top else 0.0, table) for v in block]
         packed += [16 * a + b for a, b in zip(q[0::2], q[1::2], strict=True)]
         absmax.append(top)
-    packed = torch.tensor(packed, dtype=torch.uint8)
-    return {"packed": packed, "absmax": torch.tensor(absmax)}
+    return {
+        "packed": torch.tensor(packed, dtype=torch.uint8),
+        "absmax": torch.tensor(absmax),
+        "inputs as they were": [True, True],
+    }
 
 
 # -------------------------------------------------------------------- nf4_decode
@@ -312,7 +341,10 @@ def decode_cases(rng, hidden):
 
 
 def drive_decode(answer, packed, absmax, code):
-    return answer(packed, absmax, code)
+    given = packed.clone(), absmax.clone(), code.clone()
+    x = answer(packed, absmax, code)
+    kept = [a.equal(b) for a, b in zip(given, (packed, absmax, code), strict=True)]
+    return {"x": x, "inputs as they were": kept}
 
 
 def reference_decode(packed, absmax, code):
@@ -320,7 +352,7 @@ def reference_decode(packed, absmax, code):
     for i, byte in enumerate(packed.tolist()):
         top = absmax[i // 32].item()
         values += [table[byte // 16] * top, table[byte % 16] * top]
-    return torch.tensor(values)
+    return {"x": torch.tensor(values), "inputs as they were": [True] * 3}
 
 
 # --------------------------------------------------------------- double_quantize
@@ -346,6 +378,10 @@ def double_cases(rng, hidden):
     yield torch.tensor([2.0, 2.0, 2.0, 2.0]), table  # nothing is left but the mean
     yield torch.tensor([0.5, 4.5, 2.0, 3.0]), table
     yield torch.tensor([1.0, 3.0, 3.2]), table  # the farthest is below the mean
+    yield torch.tensor([2 - 2**-14, 2 + 2**-14]), table  # small is not 0
+    # two full blocks, the second one all zeros; another table, 0 at the index 128
+    yield torch.tensor([1.0, 3.0] * 128 + [2.0] * 256), -table.flip(0)
+    yield torch.tensor([1.0, 3.0] * 128 + [5.0]), table  # the mean is not a block's
     yield case(300, 1.0)
     for _ in range(3 if hidden else 1):
         yield case(2 * whole(rng, 3, 200), uniform(rng, 0.5, 4.0))
@@ -353,8 +389,14 @@ def double_cases(rng, hidden):
 
 def drive_double(answer, absmax, code):
     """Codes, and what they stand for."""
+    given = absmax.clone(), code.clone()
     q, nested, offset = answer(absmax, code)
-    return {"codes": q, "nested absmax": nested, "offset": offset}
+    return {
+        "codes": q,
+        "nested absmax": nested,
+        "offset": offset,
+        "inputs as they were": [absmax.equal(given[0]), code.equal(given[1])],
+    }
 
 
 def reference_double(absmax, code):
@@ -370,6 +412,7 @@ def reference_double(absmax, code):
         "codes": torch.tensor(codes, dtype=torch.uint8),
         "nested absmax": torch.tensor(nested),
         "offset": torch.tensor(offset),
+        "inputs as they were": [True, True],
     }
 
 
@@ -391,8 +434,10 @@ def bytes_cases(rng, hidden):
 
 
 def drive_bytes(answer, linears, other, method, r):
+    """A whole number may be of any type, such as float or numpy's."""
     held = answer(linears, other, method, r)
-    return {name: held[name] for name in ("weights", "gradients", "optimizer")}
+    came = {name: held[name] for name in ("weights", "gradients", "optimizer")}
+    return {name: int(n) if n == int(n) else n for name, n in came.items()}
 
 
 def reference_bytes(linears, other, method, r):

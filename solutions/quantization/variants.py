@@ -64,6 +64,11 @@ def absmax_scale_of_two_standard_deviations(x, bits, dim):
     return (x / scale).round().clamp(-n, n).to(torch.int8), scale
 
 
+def absmax_adds_a_little(x, bits, dim):
+    _, scale = absmax_with_extremes(x, bits, dim)
+    return torch.round(x / (scale + 1e-5)).to(torch.int8), scale
+
+
 # --------------------------------------------------------------- affine_quantize
 
 
@@ -236,6 +241,14 @@ def encode_by_quantile_of_the_block(x, code):
     return (16 * q[0::2] + q[1::2]).to(torch.uint8), blocks.abs().amax(dim=1)
 
 
+def encode_smallest_absmax(x, code):
+    blocks = x.view(-1, 64)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.clamp(min=1e-4)[:, None]
+    q = (scaled[..., None] - code).abs().argmin(dim=-1).flatten()
+    return (16 * q[0::2] + q[1::2]).to(torch.uint8), absmax
+
+
 # -------------------------------------------------------------------- nf4_decode
 
 
@@ -310,6 +323,25 @@ def double_nested_with_offset(absmax, code):
     return q, nested + offset, offset
 
 
+def double_smallest_nested(absmax, code):
+    offset = absmax.mean()
+    d = absmax - offset
+    nested = torch.stack([part.abs().max() for part in d.split(256)])
+    scaled = d / nested.clamp(min=1e-3).repeat_interleave(256)[: len(d)]
+    q = (scaled[:, None] - code).abs().argmin(dim=1)
+    return q.to(torch.uint8), nested, offset
+
+
+def double_a_block_too_many(absmax, code):
+    """A last block that holds nothing where the length is a multiple of 256."""
+    offset = absmax.mean()
+    d = absmax - offset
+    parts = [d[256 * i :][:256] for i in range(len(d) // 256 + 1)]
+    nested = torch.stack([part.abs().max() for part in parts])
+    scaled = (d / nested.repeat_interleave(256)[: len(d)]).nan_to_num(0.0)
+    return (scaled[:, None] - code).abs().argmin(1).to(torch.uint8), nested, offset
+
+
 # ---------------------------------------------------------------- training_bytes
 
 
@@ -359,6 +391,11 @@ def bytes_by_ceil(linears, other, method, r):
     return {"weights": weights + 2 * trained, **total}
 
 
+def bytes_as_floats(linears, other, method, r):
+    held = bytes_by_ceil(linears, other, method, r)
+    return {name: float(n) for name, n in held.items()}
+
+
 def bytes_all_layers_in_one(linears, other, method, r):
     held = bytes_by_ceil(linears, other, method, r)
     if method == "qlora":
@@ -391,13 +428,14 @@ RIGHT = {
         decode_by_negative_indices,
     ],
     "double_quantize": [double_padded, double_by_search],
-    "training_bytes": [bytes_layer_by_layer, bytes_by_ceil],
+    "training_bytes": [bytes_layer_by_layer, bytes_by_ceil, bytes_as_floats],
 }
 WRONG = {
     "absmax_quantize": [
         absmax_squeezed,
         absmax_codes_as_floats,
         absmax_scale_of_two_standard_deviations,
+        absmax_adds_a_little,
     ],
     "affine_quantize": [
         affine_zero_point_in_units_of_x,
@@ -411,12 +449,18 @@ WRONG = {
         mixed_clips,
         mixed_rows_of_outliers,
     ],
-    "nf4_encode": [encode_unpacked, encode_by_quantile_of_the_block],
+    "nf4_encode": [
+        encode_unpacked,
+        encode_by_quantile_of_the_block,
+        encode_smallest_absmax,
+    ],
     "nf4_decode": [decode_in_bf16, decode_twice_the_step],
     "double_quantize": [
         double_offset_is_the_largest,
         double_rounds_down,
         double_nested_with_offset,
+        double_smallest_nested,
+        double_a_block_too_many,
     ],
     "training_bytes": [
         bytes_all_layers_in_one,

@@ -78,6 +78,14 @@ def absmax_always_8_bits(x, bits, dim):
     return absmax_right_but()(x, 8, dim)
 
 
+def absmax_small_is_zero(x, bits, dim):
+    n = 2 ** (bits - 1) - 1
+    over = (0, 1) if dim is None else dim
+    scale = x.abs().amax(dim=over, keepdim=True) / n
+    scale = torch.where(scale < 1e-5, 1.0, scale)
+    return (x / scale).round().to(torch.int8), scale
+
+
 # --------------------------------------------------------------- affine_quantize
 
 
@@ -146,6 +154,22 @@ def affine_divides_by_zero(x, bits):
     return codes.to(torch.uint8), scale, zero.to(torch.int32)
 
 
+def affine_in_place(x, bits):
+    answer = affine_right_but()(x, bits)
+    x /= answer[1]
+    return answer
+
+
+def affine_small_is_zero(x, bits):
+    n = 2**bits - 1
+    low = x.amin(1, keepdim=True).clamp(max=0)
+    high = x.amax(1, keepdim=True).clamp(min=0)
+    scale = torch.where(high - low < 1e-4, 1.0, (high - low) / n)
+    zero = (-low / scale).round()
+    codes = ((x / scale).round() + zero).clamp(0, n)
+    return codes.to(torch.uint8), scale, zero.to(torch.int32)
+
+
 # ------------------------------------------------------------------- int8_linear
 
 
@@ -197,6 +221,17 @@ def int8_a_scale_for_each_channel_of_x(x, codes, scale):
 
 def int8_nan_for_a_zero_token(x, codes, scale):
     s = x.abs().amax(dim=1, keepdim=True) / 127
+    return ((x / s).round() @ codes.float().T) * s * scale.T
+
+
+def int8_in_place(x, codes, scale):
+    y = int8_right_but()(x, codes, scale)
+    x /= positive(x.abs().amax(dim=1, keepdim=True) / 127)
+    return y
+
+
+def int8_smallest_scale(x, codes, scale):
+    s = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-5) / 127
     return ((x / s).round() @ codes.float().T) * s * scale.T
 
 
@@ -276,6 +311,31 @@ def mixed_rounds_the_outliers_too(x, weight, threshold):
     return x_hat @ w_hat.T
 
 
+def mixed_threshold_six(x, weight, threshold):
+    return mixed_right_but()(x, weight, 6.0)
+
+
+def mixed_outliers_of_the_weight(x, weight, threshold):
+    columns = (x.abs() >= threshold).any(dim=0) | (weight.abs() >= threshold).any(dim=0)
+    return mixed_right_but(lambda x, t: columns)(x, weight, threshold)
+
+
+def mixed_norm_of_the_column(x, weight, threshold):
+    return mixed_right_but(lambda x, t: x.norm(dim=0) >= t)(x, weight, threshold)
+
+
+def mixed_nan_for_zeros(x, weight, threshold):
+    columns = (x.abs() >= threshold).any(dim=0)
+    y = (x * columns) @ weight.T
+    if columns.all():
+        return y
+    factors = []
+    for matrix in (x[:, ~columns], weight[:, ~columns]):
+        scale = matrix.abs().amax(dim=1, keepdim=True) / 127
+        factors.append((matrix / scale).round() * scale)
+    return y + factors[0] @ factors[1].T
+
+
 # -------------------------------------------------------------------- nf4_encode
 
 
@@ -341,6 +401,20 @@ def encode_zero_block_has_absmax_one(x, code):
     return encode_right_but(top=lambda b: positive(b.abs().amax(dim=1)))(x, code)
 
 
+def encode_zero_is_seven(x, code):
+    def find(scaled, code):
+        q = (scaled[..., None] - code).abs().argmin(dim=-1)
+        return torch.where((scaled == 0).all(dim=1, keepdim=True), 7, q)
+
+    return encode_right_but(find=find)(x, code)
+
+
+def encode_in_place(x, code):
+    answer = encode_right_but()(x, code)
+    x /= positive(answer[1]).repeat_interleave(64)
+    return answer
+
+
 # -------------------------------------------------------------------- nf4_decode
 
 
@@ -383,6 +457,12 @@ def decode_without_absmax(packed, absmax, code):
 def decode_high_halves_then_low(packed, absmax, code):
     q = torch.cat([packed >> 4, packed & 15])
     return code[q.long()] * absmax.repeat_interleave(64)
+
+
+def decode_in_place(packed, absmax, code):
+    x = decode_right_but()(packed, absmax, code)
+    packed &= 15
+    return x
 
 
 # --------------------------------------------------------------- double_quantize
@@ -439,6 +519,29 @@ def double_equal_steps(absmax, code):
     by = positive(nested).repeat_interleave(256)[: len(absmax)]
     q = ((absmax - offset) / by * 127).round() + 128
     return q.to(torch.uint8), nested, offset
+
+
+def double_in_place(absmax, code):
+    answer = double_right_but()(absmax, code)
+    absmax -= answer[2]
+    return answer
+
+
+def double_nan_if_a_block_is_equal(absmax, code):
+    guard = bool((absmax == absmax.mean()).all())
+    return double_right_but(guard=guard)(absmax, code)
+
+
+def double_zero_is_127(absmax, code):
+    q, nested, offset = double_right_but()(absmax, code)
+    quiet = (nested == 0).repeat_interleave(256)[: len(q)]
+    return torch.where(quiet, 127, q).to(torch.uint8), nested, offset
+
+
+def double_mean_of_each_block(absmax, code):
+    means = [part.mean().expand(len(part)) for part in absmax.split(256)]
+    q, nested, _ = double_right_but(lambda a: torch.cat(means))(absmax, code)
+    return q, nested, absmax.mean()
 
 
 # ---------------------------------------------------------------- training_bytes
@@ -560,6 +663,11 @@ MISTAKES = {
             absmax_always_8_bits,
             "`bits` decides how many codes there are: n = 2^(bits-1) - 1.",
         ),
+        Mistake(
+            absmax_small_is_zero,
+            "small is not 0: only a group that is all 0 has the scale 1. Compare with "
+            "0, not with a threshold.",
+        ),
     ),
     "affine_quantize": (
         Mistake(
@@ -593,6 +701,15 @@ MISTAKES = {
         Mistake(
             affine_divides_by_zero,
             "a row of zeros has high = low = 0: give it the scale 1.",
+        ),
+        Mistake(
+            affine_in_place,
+            "you changed x itself. `x /= s` and methods that end in _ work in place: "
+            "make a new tensor, x / s.",
+        ),
+        Mistake(
+            affine_small_is_zero,
+            "small is not 0: only a row of zeros has the scale 1.",
         ),
     ),
     "int8_linear": (
@@ -631,6 +748,16 @@ MISTAKES = {
         Mistake(
             int8_nan_for_a_zero_token,
             "a token of zeros has absmax 0: give it the scale 1, its output is 0.",
+        ),
+        Mistake(
+            int8_in_place,
+            "you changed x itself: the caller still needs it. Divide into a new "
+            "tensor.",
+        ),
+        Mistake(
+            int8_smallest_scale,
+            "a lower bound for the scale takes the codes of quiet tokens. Only where "
+            "all is 0 another number than absmax / 127 is due.",
         ),
     ),
     "mixed_linear": (
@@ -674,6 +801,24 @@ MISTAKES = {
             "nothing was split off: columns of x that reach the threshold are "
             "multiplied in float.",
         ),
+        Mistake(
+            mixed_threshold_six,
+            "6 is the usual threshold, but it is an argument: use `threshold`.",
+        ),
+        Mistake(
+            mixed_outliers_of_the_weight,
+            "only `x` decides which columns are outliers, however large a weight is.",
+        ),
+        Mistake(
+            mixed_norm_of_the_column,
+            "a column is an outlier by its largest entry, not by its norm: many "
+            "moderate numbers have a large norm.",
+        ),
+        Mistake(
+            mixed_nan_for_zeros,
+            "without the outlier columns a row may hold nothing but zeros, and 0 / 0 "
+            "is NaN: divide by 1 there.",
+        ),
     ),
     "nf4_encode": (
         Mistake(
@@ -710,6 +855,15 @@ MISTAKES = {
             "divide a block of zeros by 1, but *return* its absmax, 0: a table need "
             "not hold an exact zero.",
         ),
+        Mistake(
+            encode_zero_is_seven,
+            "7 is the index of 0 in NF4 only: look up what is nearest to 0 in `code`.",
+        ),
+        Mistake(
+            encode_in_place,
+            "you changed x itself: a view shares its memory, so /= on blocks of x "
+            "writes into x. Divide into a new tensor.",
+        ),
     ),
     "nf4_decode": (
         Mistake(
@@ -732,6 +886,10 @@ MISTAKES = {
         Mistake(
             decode_high_halves_then_low,
             "the two weights of a byte are neighbours: interleave the halves.",
+        ),
+        Mistake(
+            decode_in_place,
+            "you changed the bytes themselves: >>= and &= work in place.",
         ),
     ),
     "double_quantize": (
@@ -763,6 +921,25 @@ MISTAKES = {
         Mistake(
             double_equal_steps,
             "the 256 code points are not equally far apart: look up the nearest one.",
+        ),
+        Mistake(
+            double_in_place,
+            "you changed the absmax themselves: `-=` works in place. Subtract the mean "
+            "into a new tensor.",
+        ),
+        Mistake(
+            double_nan_if_a_block_is_equal,
+            "one block may hold nothing but zeros while others do not: look at each "
+            "nested absmax before you divide by it.",
+        ),
+        Mistake(
+            double_zero_is_127,
+            "where 0 stands in the table depends on the table: look up the entry "
+            "nearest to 0.",
+        ),
+        Mistake(
+            double_mean_of_each_block,
+            "the mean is taken over all absmax, once, not over each block.",
         ),
     ),
     "training_bytes": (
