@@ -54,6 +54,7 @@ def gradient_cases(rng, hidden):
 def drive_gradient(answer, logits, targets):
     given = logits.clone(), targets.clone()
     loss, G = answer(logits, targets)
+    loss = loss if hasattr(loss, "shape") else logits.new_tensor(loss)  # a number
     kept = [x.equal(y) for x, y in zip(given, (logits, targets), strict=True)]
     return {"loss": loss, "G": G, "inputs as they were": kept}
 
@@ -167,6 +168,7 @@ def drive_step(answer, kind, x, weight, rows, upstream):
         seen.add(str(logits.dtype))
         return losses[kind](logits, *rows)
 
+    given = [t.clone() for t in (x, weight, *rows, upstream)]
     x.requires_grad_(), weight.requires_grad_()
     with torch.no_grad():
         out, dx, dw = answer(x, weight, loss, tuple(rows), upstream)
@@ -178,6 +180,9 @@ def drive_step(answer, kind, x, weight, rows, upstream):
         "dw": dw.to(x.dtype),
         "dtype of dw": str(dw.dtype),
         "x.grad and weight.grad": [x.grad, weight.grad],
+        "inputs as they were": all(
+            map(torch.equal, given, (x, weight, *rows, upstream))
+        ),
     }
 
 
@@ -194,6 +199,7 @@ def reference_step(kind, x, weight, rows, upstream):
         "dw": weight.grad.to(dtype),
         "dtype of dw": "torch.float32",
         "x.grad and weight.grad": [None, None],
+        "inputs as they were": True,
     }
 
 
@@ -206,6 +212,7 @@ def bytes_cases(rng, hidden):
     yield 8, 2, 4, 2, 4, True
     yield 8, 16, 4, 1, 2, True  # the end is the worst moment
     yield 8, 16, 4, 1, 4, True  # nothing to cast
+    yield 8, 16, 4, 1, 2, False  # here neither
     yield 3, 2, 5, 10, 2, True  # fewer rows than a chunk would take
     yield *FULL, 512, 2, True
     yield *FULL, 1024, 2, False
@@ -365,7 +372,10 @@ def drive_linear(answer, kind, hidden, weight, rows, weights, n, upstream, watch
         told = fits if largest < weight.nbytes else f"a tensor of {largest} bytes"
     if watch == "full":
         return {"memory": told}
-    total, dx, dw = step(answer, *leaves(hidden, weight), rows, weights)
+    x, w = leaves(hidden, weight)
+    given = [t.clone() for t in (*rows, weights)]
+    total, dx, dw = step(answer, x, w, rows, weights)
+    given, now = (hidden, weight, *given), (x, w, *rows, weights)
     return {
         "the loss saw": sorted(seen),
         "rows at a time": f"at most {n}" if most[0] <= n else str(most[0]),
@@ -374,6 +384,7 @@ def drive_linear(answer, kind, hidden, weight, rows, weights, n, upstream, watch
         "dx": dx,
         "dw": dw,
         "memory": told,
+        "inputs as they were": all(map(torch.equal, given, now)),
     }
 
 
@@ -392,6 +403,7 @@ def reference_linear(kind, hidden, weight, rows, weights, n, upstream, watch):
         "dx": x.grad.to(hidden.dtype),
         "dw": None if watch == "frozen" else w.grad.to(weight.dtype),
         "memory": told.get(watch, "not watched"),
+        "inputs as they were": True,
     }
 
 
@@ -399,13 +411,16 @@ def reference_linear(kind, hidden, weight, rows, weights, n, upstream, watch):
 
 
 def grpo_cases(rng, hidden):
-    def case(lengths, T, d=3, V=5, clip=0.2, beta=0.1):
-        B = len(lengths)
+    def case(lengths, T, d=3, V=5, clip=0.2, beta=0.1, mask=None):
+        """By default, answers begin at place 0, and 0 stands behind them."""
+        B, anywhere = len(lengths), mask
         mask = torch.arange(T) < torch.tensor(lengths)[:, None]
         x, weight = normal(rng, B, T, d), normal(rng, V, d)
         tokens = torch.randint(V, (B, T), generator=rng)
         new = (x @ weight.mT).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
         old, ref = (new + normal(rng, B, T, scale=0.4) for _ in range(2))
+        if anywhere is not None:
+            return x, weight, tokens, old, ref, normal(rng, B), anywhere, clip, beta
         old, ref = old.masked_fill(~mask, 0.0), ref.masked_fill(~mask, 0.0)
         tokens = tokens.masked_fill(~mask, 0)
         return x, weight, tokens, old, ref, normal(rng, B), mask, clip, beta
@@ -416,6 +431,8 @@ def grpo_cases(rng, hidden):
     yield case([4, 0, 2], 4)  # one without a token
     yield case([5, 5, 2, 1], 5, beta=1.0, clip=0.1)
     yield case([3, 6], 6, V=120)
+    gaps = torch.tensor([[0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 1, 0]]).bool()
+    yield case([2, 2, 2], 4, mask=gaps)
     for _ in range(4 if hidden else 1):
         T = whole(rng, 2, 7)
         yield case([whole(rng, 1, T + 1) for _ in range(whole(rng, 2, 5))], T)
@@ -438,6 +455,8 @@ def drive_grpo(answer, hidden, weight, tokens, old, ref, advantages, mask, clip,
             total = total + (row_weights[i : i + 3] * out).sum()
         return total
 
+    inputs = hidden, weight, tokens, old, ref, advantages, mask
+    given = [t.clone() for t in inputs]
     x, w = hidden.requires_grad_(), weight.requires_grad_()
     loss = answer(head, x, w, tokens, old, ref, advantages, mask, clip, beta)
     loss.backward()
@@ -446,6 +465,9 @@ def drive_grpo(answer, hidden, weight, tokens, old, ref, advantages, mask, clip,
         "dx": x.grad,
         "dw": w.grad,
         "as many rows as hidden states, one number a row": sorted(sizes),
+        "inputs as they were": all(
+            x.equal(y) for x, y in zip(given, inputs, strict=True)
+        ),
     }
 
 
@@ -471,6 +493,7 @@ def reference_grpo(hidden, weight, tokens, old, ref, advantages, mask, clip, bet
         "dx": x.grad.to(hidden.dtype),
         "dw": w.grad.to(hidden.dtype),
         "as many rows as hidden states, one number a row": [True],
+        "inputs as they were": True,
     }
 
 
@@ -491,6 +514,8 @@ def tiled_cases(rng, hidden):
     yield torch.full_like(rising[:2], 400.0), rising, torch.tensor([0, 5]), 2, 0
     yield -torch.full_like(rising[:2], 400.0), rising, torch.tensor([0, 5]), 2, 0
     yield torch.full_like(rising[:2], 400.0), -rising, torch.tensor([0, 5]), 2, 0
+    low = torch.tensor([[-400.0], [-300.0]])  # in float32 e^-300 is 0
+    yield low, rising.float(), torch.tensor([5, 0]), 2, 0
     yield case(6, 2, 150, 40)  # column -100 exists
     N, V, words = 16, 128, 8
     yield case(N, 2, V, words, most=4 * N * words + 1)
@@ -504,6 +529,7 @@ def drive_tiled(answer, hidden, weight, targets, words, most):
     import torch
 
     told = "not watched"
+    before = hidden.clone(), weight.clone(), targets.clone()
     if not most:
         losses = answer(hidden, weight, targets, words)
     else:
@@ -528,14 +554,20 @@ def drive_tiled(answer, hidden, weight, targets, words, most):
         limit = 8 * len(hidden) * words  # a tile in float64, or of indices
         fits = "no larger than a tile"
         told = fits if largest.bytes <= limit else f"{largest.bytes} bytes"
-    return {"losses": losses, "largest tensor": told}
+    now = hidden, weight, targets
+    kept = [x.equal(y) for x, y in zip(before, now, strict=True)]
+    return {"losses": losses, "largest tensor": told, "inputs as they were": kept}
 
 
 def reference_tiled(hidden, weight, targets, words, most):
     logits = hidden.double() @ weight.double().mT
     losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
     told = "no larger than a tile" if most else "not watched"
-    return {"losses": losses.to(hidden.dtype), "largest tensor": told}
+    return {
+        "losses": losses.to(hidden.dtype),
+        "largest tensor": told,
+        "inputs as they were": [True] * 3,
+    }
 
 
 TASKS = {
@@ -544,7 +576,7 @@ TASKS = {
         drive_gradient,
         reference_gradient,
         MISTAKES["ce_gradient"],
-        forbid=("torch.autograd.grad", "Tensor.backward"),
+        forbid=("torch.autograd.grad", "Tensor.backward", "functional.jacobian"),
     ),
     "chunk_step": Task(step_cases, drive_step, reference_step, MISTAKES["chunk_step"]),
     "peak_bytes": Task(

@@ -34,6 +34,11 @@ def gradient_of_kept_rows(logits, targets):
     return F.cross_entropy(z, y), G
 
 
+def gradient_and_a_float(logits, targets):
+    loss, G = gradient_of_kept_rows(logits, targets)
+    return loss.item(), G
+
+
 def gradient_of_shifted_targets(logits, targets):
     return gradient_of_kept_rows(logits, targets.roll(1))
 
@@ -75,6 +80,12 @@ def step_of_the_mean(x, weight, loss, rows, upstream):
 def step_returns_the_sum(x, weight, loss, rows, upstream):
     out, dx, dw = step_by_leaves(x, weight, loss, rows, upstream)
     return (out * upstream).sum(), dx, dw
+
+
+def step_changes_upstream(x, weight, loss, rows, upstream):
+    answer = step_by_leaves(x, weight, loss, rows, upstream)
+    upstream /= len(x)
+    return answer
 
 
 # -------------------------------------------------------------------- peak_bytes
@@ -272,6 +283,22 @@ def grpo_without_kl(
     return grpo_every_place(*args, 0.0)
 
 
+def grpo_zero_is_padding(
+    head, hidden, weight, tokens, old, ref, advantages, mask, clip, beta
+):
+    """Every place with a log-probability counts, whatever the mask says."""
+    args = tokens, old, ref, advantages, old != 0, clip, beta
+    return grpo_every_place(head, hidden, weight, *args)
+
+
+def grpo_masks_in_place(
+    head, hidden, weight, tokens, old, ref, advantages, mask, clip, beta
+):
+    old.masked_fill_(~mask, 0.0), ref.masked_fill_(~mask, 0.0)
+    args = tokens, old, ref, advantages, mask, clip, beta
+    return grpo_every_place(head, hidden, weight, *args)
+
+
 # ----------------------------------------------------------- tiled_cross_entropy
 
 
@@ -309,7 +336,11 @@ def tiled_mean(hidden, weight, targets, words):
 
 
 RIGHT = {
-    "ce_gradient": [gradient_row_by_row, gradient_of_kept_rows],
+    "ce_gradient": [
+        gradient_row_by_row,
+        gradient_of_kept_rows,
+        gradient_and_a_float,
+    ],
     "chunk_step": [step_by_leaves, step_in_float32],
     "peak_bytes": [bytes_by_lists],
     "memory_efficient_linear": [
@@ -323,7 +354,7 @@ RIGHT = {
 
 WRONG = {
     "ce_gradient": [gradient_of_shifted_targets, gradient_counts_a_row_too_many],
-    "chunk_step": [step_of_the_mean, step_returns_the_sum],
+    "chunk_step": [step_of_the_mean, step_returns_the_sum, step_changes_upstream],
     "peak_bytes": [bytes_of_the_chunk_only, bytes_of_the_inputs_too],
     "memory_efficient_linear": [
         linear_by_checkpoints,
@@ -331,7 +362,12 @@ WRONG = {
         linear_detached_weight,
         linear_half_the_rows,
     ],
-    "grpo_loss": [grpo_sum_of_answers, grpo_without_kl],
+    "grpo_loss": [
+        grpo_sum_of_answers,
+        grpo_without_kl,
+        grpo_zero_is_padding,
+        grpo_masks_in_place,
+    ],
     "tiled_cross_entropy": [tiled_lse_only, tiled_mean],
 }
 

@@ -178,6 +178,11 @@ def bytes_of_both_moments(N, d, V, n, size, trained):
     return size * N * d + 4 * W + n * V * (size + 12) + cast
 
 
+def bytes_of_a_frozen_cast(N, d, V, n, size, trained):
+    chunk, cast = min(n, N) * V * (size + 12), size * V * d if size < 4 else 0
+    return size * N * d + 4 * V * d * trained + max(chunk, cast)
+
+
 def bytes_of_all_rows(N, d, V, n, size, trained):
     return bytes_right_but()(N, d, V, N, size, trained)
 
@@ -195,7 +200,7 @@ class Linear:
             @staticmethod
             def forward(ctx, hidden, weight):
                 trained = bent.trains(ctx.needs_input_grad[1])
-                dx = torch.zeros_like(hidden)
+                dx = bent.room(hidden)
                 dw = torch.zeros_like(weight, dtype=bent.sums(weight)) * trained
                 dw = dw if trained else None
                 total = bent.start(weight)
@@ -207,9 +212,9 @@ class Linear:
                     share = bent.reweigh(share, N, chunk_rows)
                     out, G = bent.gradient(x, weight, loss, given, share)
                     total += (out * share).sum()
-                    dx[i : i + chunk_rows] = G @ weight
                     if trained:
                         dw = bent.add(dw, G.mT @ x)
+                    dx[i : i + chunk_rows] = G @ weight
                     del out, G
                 ctx.save_for_backward(dx, dw if dw is None else dw.to(weight.dtype))
                 return total
@@ -228,6 +233,9 @@ class Linear:
 
     def sums(self, weight):
         return torch.float32
+
+    def room(self, hidden):
+        return torch.zeros_like(hidden)
 
     def start(self, weight):
         return torch.zeros((), device=weight.device)
@@ -316,6 +324,11 @@ class LinearHardCoded(Linear):
         return loss(logits, *rows), (G * share[:, None]).to(x.dtype)
 
 
+class LinearInTheRoomOfHidden(Linear):
+    def room(self, hidden):
+        return hidden.data
+
+
 class LinearWeightsForgotten(Linear):
     def gradient(self, x, weight, loss, rows, share):
         return super().gradient(x, weight, loss, rows, torch.ones_like(share))
@@ -363,6 +376,10 @@ def linear_hard_coded(*given):
 
 def linear_weights_forgotten(*given):
     return LinearWeightsForgotten()(*given)
+
+
+def linear_in_the_room_of_hidden(*given):
+    return LinearInTheRoomOfHidden()(*given)
 
 
 def linear_all_at_once(hidden, weight, loss, rows, row_weights, chunk_rows):
@@ -429,6 +446,12 @@ class GrpoPaddingCounts(Grpo):
         return torch.ones_like(mask) / mask.numel()
 
 
+class GrpoFromTheStart(Grpo):
+    def shares(self, mask):
+        lengths = mask.sum(dim=1, keepdim=True)
+        return super().shares(torch.arange(mask.shape[1]) < lengths)
+
+
 class GrpoEmptyAnswersLeftOut(Grpo):
     def shares(self, mask):
         lengths = mask.sum(dim=1, keepdim=True)
@@ -479,6 +502,10 @@ def grpo_padding_counts(*given):
     return GrpoPaddingCounts()(*given)
 
 
+def grpo_from_the_start(*given):
+    return GrpoFromTheStart()(*given)
+
+
 def grpo_empty_answers_left_out(*given):
     return GrpoEmptyAnswersLeftOut()(*given)
 
@@ -527,12 +554,14 @@ def grpo_one_number(
 # ----------------------------------------------------------- tiled_cross_entropy
 
 
-def tiled_right_but(shrink=True, safe=True, last=True, offset=True, ignore=True):
+def tiled_right_but(
+    shrink=True, safe=True, last=True, offset=True, ignore=True, first=-torch.inf
+):
     """A right `tiled_cross_entropy`, but for where each mistake goes wrong."""
 
     def tiled_cross_entropy(hidden, weight, targets, words):
         N, V = len(hidden), len(weight)
-        m = torch.full((N,), -torch.inf, dtype=hidden.dtype)
+        m = torch.full((N,), first, dtype=hidden.dtype)
         total, chosen = torch.zeros_like(m), torch.zeros_like(m)
         place = targets.clamp(min=0)
         for j in range(0, V if last else V - words + 1, words):
@@ -569,6 +598,16 @@ def tiled_target_not_shifted(*given):
 
 def tiled_ignored_count(*given):
     return tiled_right_but(ignore=False)(*given)
+
+
+def tiled_first_maximum_zero(*given):
+    return tiled_right_but(first=0.0)(*given)
+
+
+def tiled_changes_the_targets(hidden, weight, targets, words):
+    losses = tiled_right_but()(hidden, weight, targets, words)
+    targets[targets == -100] = 0
+    return losses
 
 
 def tiled_all_at_once(hidden, weight, targets, words):
@@ -681,6 +720,10 @@ MISTAKES = {
             "a weight that is not trained needs no dW at all.",
         ),
         Mistake(
+            bytes_of_a_frozen_cast,
+            "a frozen weight has no dW, and so no copy of it in 16 bits at the end.",
+        ),
+        Mistake(
             bytes_of_both_moments,
             "the chunk's tables are gone when dW is cast. The peak is the larger of "
             "the two moments, not their sum.",
@@ -742,6 +785,11 @@ MISTAKES = {
             "differentiate `loss` with respect to the logits of the chunk.",
         ),
         Mistake(
+            linear_in_the_room_of_hidden,
+            "dX was written over `hidden`. Whoever made it may still need it, for its "
+            "own backward pass: give dX a tensor of its own.",
+        ),
+        Mistake(
             linear_weights_forgotten,
             "the loss is weighted by row_weights, its gradient is not. Differentiate "
             "sum_i row_weights_i out_i.",
@@ -767,6 +815,11 @@ MISTAKES = {
             grpo_padding_counts,
             "padding counts as tokens. Give places outside of the mask the weight 0, "
             "and divide by each answer's own length.",
+        ),
+        Mistake(
+            grpo_from_the_start,
+            "only the *number* of places is taken from the mask. It also says where "
+            "they are: an answer need not begin at place 0, nor be in one piece.",
         ),
         Mistake(
             grpo_empty_answers_left_out,
@@ -816,6 +869,16 @@ MISTAKES = {
         Mistake(
             tiled_without_maximum,
             "e^logit overflows or underflows: carry each row's maximum along.",
+        ),
+        Mistake(
+            tiled_first_maximum_zero,
+            "the running maximum begins at 0. Where all logits are far below 0, every "
+            "exponential is 0, and log 0 is not finite: begin at -inf.",
+        ),
+        Mistake(
+            tiled_changes_the_targets,
+            "the caller's `targets` were changed: an assignment to targets[...] works "
+            "in place. Use clamp or torch.where.",
         ),
         Mistake(
             tiled_drops_the_last_words,
