@@ -53,8 +53,11 @@ def drive_update(answer, scores, widths):
     l = torch.zeros_like(m)
     seen = []
     for block in scores.split(widths, dim=1):
-        m, l = answer(m, l, block.clone())
-        seen.append({"maximum": m, "sum": l})
+        given = m, l, block.clone()
+        before = [x.clone() for x in given]
+        m, l = answer(*given)
+        kept = [x.equal(y) for x, y in zip(before, given, strict=True)]
+        seen.append({"maximum": m, "sum": l, "inputs as they were": kept})
         m, l = m.clone(), l.clone()
     return seen
 
@@ -72,7 +75,8 @@ def reference_update(scores, widths):
             ],
             dtype=torch.float64,
         )
-        seen.append({"maximum": m.to(scores.dtype), "sum": l.to(scores.dtype)})
+        due = {"maximum": m.to(scores.dtype), "sum": l.to(scores.dtype)}
+        seen.append({**due, "inputs as they were": [True] * 3})
     return seen
 
 
@@ -173,6 +177,7 @@ def tiled_cases(rng, hidden):
     rising = torch.arange(5.0, dtype=torch.float64).reshape(1, 1, 5, 1)
     q, v = torch.full_like(rising, 1000.0), normal(rng, 1, 1, 5, 1, dtype=rising.dtype)
     yield q, rising, v, 2, 2, 0  # each hidden score is far above those that are seen
+    yield -0.9 * q, rising + 1, v, 2, 2, 0  # all that are seen are far below 0
     # long enough to see whether anything as large as the table is made
     q, k, v, M, N, _ = case(2, 1, 96, 96, 4, 32, 8)
     yield q, k, v, M, N, 2 * q.nbytes
@@ -262,8 +267,10 @@ def drive_backward(answer, q, k, v, do, allowed, start, end):
     o = scores.softmax(dim=-1).nan_to_num(0.0) @ v
     block = slice(start, end)
     given = q, k[block], v[block], o, scores.logsumexp(dim=-1), do, allowed[:, block]
-    dq, dk, dv = answer(*(x.clone() for x in given))
-    return {"dq": dq, "dk": dk, "dv": dv}
+    own = [x.clone() for x in given]
+    dq, dk, dv = answer(*own)
+    kept = [x.equal(y) for x, y in zip(given, own, strict=True)]
+    return {"dq": dq, "dk": dk, "dv": dv, "inputs as they were": kept}
 
 
 def reference_backward(q, k, v, do, allowed, start, end):
@@ -278,7 +285,8 @@ def reference_backward(q, k, v, do, allowed, start, end):
     weights = scores[seen].masked_fill(~allowed[seen], -INF).softmax(dim=-1)
     (weights @ v).backward(do[seen])
     results = {"dq": q_block.grad, "dk": k.grad[start:end], "dv": v.grad[start:end]}
-    return {name: x.to(dtype) for name, x in results.items()}
+    due = {name: x.to(dtype) for name, x in results.items()}
+    return {**due, "inputs as they were": [True] * 7}
 
 
 # ----------------------------------------------------------------------- traffic

@@ -240,6 +240,12 @@ def backward_dq_and_dk_swapped_scale(*given):
     return dq * q.shape[-1] ** 0.5, dk, dv
 
 
+def backward_do_in_place(q, k, v, o, lse, do, allowed):
+    answer = backward_by_einsum(q, k, v, o, lse, do, allowed)
+    do *= q.shape[-1] ** -0.5
+    return answer
+
+
 def backward_delta_of_v(q, k, v, o, lse, do, allowed):
     return backward_by_einsum(q, k, v, do, lse, do, allowed)
 
@@ -302,6 +308,7 @@ WRONG = {
         backward_sign,
         backward_dq_and_dk_swapped_scale,
         backward_delta_of_v,
+        backward_do_in_place,
     ],
     "traffic": [traffic_in_bytes, traffic_keys_seen_only, traffic_maximum_too],
 }

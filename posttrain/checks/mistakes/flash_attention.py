@@ -64,6 +64,17 @@ def update_rescales_the_block_too(m, l, scores):
     return top, (l + block) * torch.exp(m - safe)
 
 
+def update_total_in_place(m, l, scores):
+    top, total = update_right_but()(m, l, scores)
+    return top, l.copy_(total)
+
+
+def update_scores_in_place(m, l, scores):
+    top, total = update_right_but()(m, l, scores)
+    scores -= finite(top)[:, None]
+    return top, total
+
+
 # ------------------------------------------------------------------------- merge
 
 
@@ -186,7 +197,7 @@ class Tiled:
         outputs, sums = [], []
         for i in range(0, T_q, M):
             q_i = q[:, :, i : i + M]
-            m = torch.full_like(q_i[..., 0], -torch.inf)
+            m = torch.full_like(q_i[..., 0], self.first())
             l, acc = torch.zeros_like(m), torch.zeros_like(q_i)
             for j in range(0, T_k, N):
                 k_j, v_j = k[:, :, j : j + N], v[:, :, j : j + N]
@@ -201,6 +212,12 @@ class Tiled:
     def share(self, x, group):
         return x.repeat_interleave(group, dim=1)
 
+    def first(self):
+        return -torch.inf
+
+    def hidden_score(self):
+        return -torch.inf
+
     def scale(self, D):
         return D**-0.5
 
@@ -209,7 +226,7 @@ class Tiled:
         return keys <= torch.arange(i, i + rows)[:, None] + T_k - T_q
 
     def step(self, m, l, acc, s, ok, v):
-        s = s.masked_fill(~ok, -torch.inf)
+        s = s.masked_fill(~ok, self.hidden_score())
         top = torch.maximum(m, s.amax(dim=-1))
         safe = finite(top)
         p, shrink = torch.exp(s - safe[..., None]), torch.exp(m - safe)
@@ -252,6 +269,16 @@ class TiledMaximumSeesHidden(Tiled):
         p = torch.exp(s - top[..., None]).masked_fill(~ok, 0.0)
         shrink = torch.exp(m - top)
         return top, l * shrink + p.sum(dim=-1), self.add(acc, shrink, p, v)
+
+
+class TiledMasksWithMinus100(Tiled):
+    def hidden_score(self):
+        return -100.0
+
+
+class TiledFirstMaximumZero(Tiled):
+    def first(self):
+        return 0.0
 
 
 class TiledNoScale(Tiled):
@@ -311,6 +338,14 @@ def tiled_mask_after_exp(*given):
 
 def tiled_maximum_sees_hidden(*given):
     return TiledMaximumSeesHidden()(*given)
+
+
+def tiled_masks_with_minus_100(*given):
+    return TiledMasksWithMinus100()(*given)
+
+
+def tiled_first_maximum_zero(*given):
+    return TiledFirstMaximumZero()(*given)
 
 
 def tiled_no_scale(*given):
@@ -390,6 +425,12 @@ def backward_dv_from_ds(*given):
     return backward_right_but(dv=lambda p, do, ds: ds.mT @ do)(*given)
 
 
+def backward_lse_in_place(q, k, v, o, lse, do, allowed):
+    answer = backward_right_but()(q, k, v, o, lse, do, allowed)
+    lse[lse == -torch.inf] = 0.0
+    return answer
+
+
 # ----------------------------------------------------------------------- traffic
 
 
@@ -466,6 +507,16 @@ MISTAKES = {
             update_rescales_the_block_too,
             "the block's own sum is scaled as well. It was taken with the new maximum "
             "already: only the old sum shrinks.",
+        ),
+        Mistake(
+            update_total_in_place,
+            "the caller's `total` was changed: `*=` and `+=` work in place. Return a "
+            "new tensor.",
+        ),
+        Mistake(
+            update_scores_in_place,
+            "the caller's `scores` were changed: `-=`, exp_ and an assignment to "
+            "scores[...] work in place. Make a new tensor.",
         ),
     ),
     "merge": (
@@ -552,6 +603,16 @@ MISTAKES = {
             "the maximum is taken before the mask. A huge hidden score makes all "
             "visible terms underflow to 0, and 0 / 0 is NaN. Mask first.",
         ),
+        Mistake(
+            tiled_masks_with_minus_100,
+            "-100 is no small score: those that are seen may be in the hundreds, below "
+            "0 as well, and then hidden keys win. Mask with -inf.",
+        ),
+        Mistake(
+            tiled_first_maximum_zero,
+            "the running maximum begins at 0. Where all scores are far below 0, every "
+            "exponential underflows to 0, and 0 / 0 is NaN: begin at -inf.",
+        ),
         Mistake(tiled_no_scale, "divide the scores by sqrt(D)."),
         Mistake(
             tiled_top_left,
@@ -616,6 +677,11 @@ MISTAKES = {
             backward_dv_from_ds,
             "dv comes from the weights themselves, P^T dO; dS is the gradient of the "
             "scores.",
+        ),
+        Mistake(
+            backward_lse_in_place,
+            "the caller's `lse` was changed, and other blocks of keys need it: use "
+            "torch.where instead of an assignment.",
         ),
     ),
     "traffic": (
