@@ -36,6 +36,8 @@ def normal(rng, *shape, scale=1.0, dtype=torch.float32):
 def scale_add_cases(rng, hidden):
     yield torch.tensor([3.0]), torch.tensor([-1.0]), 2.0
     yield normal(rng, 256), normal(rng, 256), -0.5  # one full block
+    large = torch.tensor([1000.0], dtype=torch.float16)
+    yield large, -large, 1.0004  # in float16 the product is 1000.5, and alpha is 1
     for dtype, n in ((torch.float32, 300), (torch.float16, 513)):
         yield normal(rng, n, dtype=dtype), normal(rng, n, dtype=dtype), 1.5
     if hidden:
@@ -52,6 +54,9 @@ def drive_scale_add(answer, x, y, alpha):
     given = x.clone(), y.clone()
     with lab.strict() as log:
         result = answer(x, y, alpha)
+    ours = [t for t in (x, y, result) if hasattr(t, "untyped_storage")]
+    known = {t.untyped_storage().data_ptr() for t in ours}
+    used = {t.untyped_storage().data_ptr() for one in log for t in one.tensors.values()}
     return {
         "result": result,
         "launches": len(log),
@@ -59,6 +64,7 @@ def drive_scale_add(answer, x, y, alpha):
         "bytes read": sum(one.loaded for one in log),
         "bytes written": sum(one.stored for one in log),
         "inputs as they were": given[0].equal(x) and given[1].equal(y),
+        "the kernel gets inputs and result": used == known,
     }
 
 
@@ -70,6 +76,7 @@ def reference_scale_add(x, y, alpha):
         "bytes read": 2 * x.nbytes,
         "bytes written": x.nbytes,
         "inputs as they were": True,
+        "the kernel gets inputs and result": True,
     }
 
 
@@ -78,7 +85,7 @@ def reference_scale_add(x, y, alpha):
 
 def softmax_cases(rng, hidden):
     yield torch.tensor([[2.0]]), 1
-    yield torch.tensor([[-7.0, -8.0, -9.0]]), 3  # a 0 in the padding would be the top
+    yield torch.tensor([[-507.0, -508.0, -509.0]]), 3  # padding must lie below
     yield normal(rng, 2, 8, scale=300.0), 8
     yield normal(rng, 3, 5, dtype=torch.float16), 9  # rows that lie 9 apart
     if hidden:
@@ -95,12 +102,17 @@ def drive_softmax(answer, x, stride):
     rows = torch.empty_strided(x.shape, (stride, 1), dtype=x.dtype).copy_(x)
     with lab.strict() as log:
         y = answer(rows)
+    ours = [t for t in (rows, y) if hasattr(t, "untyped_storage")]
+    known = {t.untyped_storage().data_ptr() for t in ours}
+    used = {t.untyped_storage().data_ptr() for one in log for t in one.tensors.values()}
     return {
         "y": y,
         "y is contiguous": y.is_contiguous(),
         "launches": len(log),
         "bytes read": sum(one.loaded for one in log),
         "bytes written": sum(one.stored for one in log),
+        "x as it was": rows.equal(x),
+        "the kernel gets inputs and result": used == known,
     }
 
 
@@ -111,6 +123,8 @@ def reference_softmax(x, stride):
         "launches": 1,
         "bytes read": x.nbytes,
         "bytes written": x.nbytes,
+        "x as it was": True,
+        "the kernel gets inputs and result": True,
     }
 
 
@@ -122,7 +136,7 @@ def rms_norm_cases(rng, hidden):
     yield torch.tensor([[2.0]]), torch.tensor([-1.5]), 1e-6, 1
     yield normal(rng, 3, 6) + 1.0, normal(rng, 6), 0.1, 10
     x = normal(rng, 2, 20, scale=300.0, dtype=torch.float16)
-    yield x, normal(rng, 20, dtype=torch.float16), 1e-5, 20  # squares overflow fp16
+    yield x, normal(rng, 20), 1e-5, 20  # squares overflow fp16
     if hidden:
         R, C = whole(rng, 2, 4), whole(rng, 2, 50)
         x = normal(rng, R, C, scale=0.2, dtype=torch.bfloat16)
@@ -135,8 +149,18 @@ def drive_rms_norm(answer, x, weight, eps, stride):
     from posttrain_kernels import lab
 
     rows = torch.empty_strided(x.shape, (stride, 1), dtype=x.dtype).copy_(x)
+    given = weight.clone()
     with lab.strict() as log:
         y, r = answer(rows, weight, eps)
+    ours = [t for t in (rows, weight, y, r) if hasattr(t, "untyped_storage")]
+    known = {t.untyped_storage().data_ptr() for t in ours}
+    used = {t.untyped_storage().data_ptr() for one in log for t in one.tensors.values()}
+    # by how many units in the last place of y it is off; a half, if it is rounded once
+    exact = x.double() / (x.double().square().mean(-1, keepdim=True) + eps).sqrt()
+    exact = exact * given.double()
+    unit = torch.exp2(exact.abs().clamp(min=1e-4).log2().floor())
+    unit = unit * torch.finfo(x.dtype).eps
+    off = ((y.double() - exact).abs() / unit).max() if y.shape == x.shape else 1.0
     once = x.nbytes + len(x) * weight.nbytes  # a row a program, each with the weight
     return {
         "y": y,
@@ -144,6 +168,10 @@ def drive_rms_norm(answer, x, weight, eps, stride):
         "launches": len(log),
         "x is read once": x.nbytes < sum(one.loaded for one in log) <= once,
         "bytes written": sum(one.stored for one in log),
+        "y is contiguous": y.is_contiguous(),
+        "y is rounded once": x.element_size() == 4 or bool(off < 0.55),
+        "inputs as they were": rows.equal(x) and weight.equal(given),
+        "the kernel gets inputs and result": used == known,
     }
 
 
@@ -155,6 +183,10 @@ def reference_rms_norm(x, weight, eps, stride):
         "launches": 1,
         "x is read once": True,
         "bytes written": x.nbytes + 4 * len(x),
+        "y is contiguous": True,
+        "y is rounded once": True,
+        "inputs as they were": True,
+        "the kernel gets inputs and result": True,
     }
 
 
@@ -167,7 +199,7 @@ def cross_entropy_cases(rng, hidden):
         return (normal(rng, N, V, scale=scale) + shift).to(dtype), target, block
 
     yield torch.tensor([[1.0, 2.0, 0.0, 5.0]]), torch.tensor([0]), 2  # it rises
-    yield torch.tensor([[-120.0, -125.0, -129.0]]), torch.tensor([2]), 4  # far below 0
+    yield torch.tensor([[-320.0, -325.0, -329.0]]), torch.tensor([2]), 4  # far below 0
     banned = torch.tensor([[-math.inf] * 4 + [1.0, 3.0], [2.0] + [-math.inf] * 5])
     yield banned, torch.tensor([5, 0]), 4  # a first block, a last block of -inf
     yield torch.tensor([[60.0, 0.0, 80.0, 1.0, 100.0]]), torch.tensor([-100]), 2
@@ -183,8 +215,12 @@ def cross_entropy_cases(rng, hidden):
 def drive_cross_entropy(answer, logits, target, block):
     from posttrain_kernels import lab
 
+    given = logits.clone(), target.clone()
     with lab.strict() as log:
         loss, lse = answer(logits, target, block)
+    ours = [t for t in (logits, target, loss, lse) if hasattr(t, "untyped_storage")]
+    known = {t.untyped_storage().data_ptr() for t in ours}
+    used = {t.untyped_storage().data_ptr() for one in log for t in one.tensors.values()}
     # every logit once, and for each row its target and the logit of that
     once = logits.nbytes + target.nbytes + len(target) * logits.element_size()
     return {
@@ -193,6 +229,8 @@ def drive_cross_entropy(answer, logits, target, block):
         "launches": len(log),
         "logits are read once": logits.nbytes <= sum(x.loaded for x in log) <= once,
         "tiles within a block": max(x.widest for x in log) <= block if log else None,
+        "inputs as they were": given[0].equal(logits) and given[1].equal(target),
+        "the kernel gets inputs and result": used == known,
     }
 
 
@@ -204,6 +242,8 @@ def reference_cross_entropy(logits, target, block):
         "launches": 1,
         "logits are read once": True,
         "tiles within a block": True,
+        "inputs as they were": True,
+        "the kernel gets inputs and result": True,
     }
 
 
@@ -258,7 +298,7 @@ ONE_UNIT = {**TOLERANCE, "float16": 1.05 * 2**-10, "bfloat16": 1.05 * 2**-7}
 
 
 def dequantize_cases(rng, hidden):
-    def case(n, dtype):
+    def case(n, dtype, code=NF4):
         blocks = -(-n // 64)
         packed = torch.randint(0, 256, (-(-n // 2),), generator=rng, dtype=torch.uint8)
         absmax = torch.randint(0, 256, (blocks,), generator=rng, dtype=torch.uint8)
@@ -268,11 +308,12 @@ def dequantize_cases(rng, hidden):
         ]
         nested_code = torch.rand(256, generator=rng).sort().values * 2 - 1
         offset = torch.tensor(2.0 + whole(rng, -8, 8) / 64)
-        return packed, absmax, torch.tensor(NF4), nested, nested_code, offset, n, dtype
+        return packed, absmax, torch.tensor(code), nested, nested_code, offset, n, dtype
 
     names = [str(dtype).removeprefix("torch.") for dtype in HALVES]
     yield case(64, names[0])
-    yield case(1026, names[1])  # a last block of two weights
+    mirrored = [-x for x in reversed(NF4)]  # another table
+    yield case(1026, names[1], mirrored)  # a last block of two weights
     yield case(whole(rng, 100, 127) * 2 + 1, names[0])  # half a byte is left over
     if hidden:
         yield case(whole(rng, 300, 900), names[1])
@@ -287,6 +328,7 @@ def drive_dequantize(
     from posttrain_kernels import lab
 
     given = packed, absmax, code, nested_absmax, nested_code, offset
+    before = [x.clone() for x in given]
     with lab.strict() as log:
         weights = answer(*given, n, getattr(torch, dtype))
     known = {x.untyped_storage().data_ptr() for x in (*given, weights)}
@@ -301,6 +343,7 @@ def drive_dequantize(
         "launches": len(log),
         "bytes written": sum(one.stored for one in log),
         "buffers of your own": buffers,
+        "inputs as they were": all(map(torch.equal, before, given)),
     }
 
 
@@ -320,6 +363,7 @@ def reference_dequantize(
         "launches": 1,
         "bytes written": n * kind.itemsize,
         "buffers of your own": [],
+        "inputs as they were": True,
     }
 
 

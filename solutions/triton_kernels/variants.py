@@ -49,6 +49,12 @@ def scale_add_in_quarters(x, y, alpha):
     return out
 
 
+def scale_add_into_a_copy_of_y(x, y, alpha):
+    out, n = y.clone(), x.numel()
+    quarters_kernel[(triton.cdiv(n, 256),)](x, out, out, alpha, n, 256)
+    return out
+
+
 def scale_add_by_pytorch(x, y, alpha):
     return (alpha * x.float() + y.float()).to(x.dtype)
 
@@ -137,6 +143,11 @@ def softmax_reads_twice(x):
     return y
 
 
+def softmax_of_the_difference(x):
+    """PyTorch subtracts the maximum before the kernel."""
+    return softmax_through_its_logarithm(x - x.amax(dim=1, keepdim=True))
+
+
 def softmax_laid_out_like_x(x):
     y, (R, C) = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype), x.shape
     block = triton.next_power_of_2(C)
@@ -220,6 +231,10 @@ def rms_norm_by_logarithms(x, weight, eps):
 def rms_norm_r_in_the_dtype_of_x(x, weight, eps):
     y, r = rms_norm_two_rows_a_program(x, weight, eps)
     return y, r.to(x.dtype)
+
+
+def rms_norm_of_a_rounded_weight(x, weight, eps):
+    return rms_norm_two_rows_a_program(x, weight.to(x.dtype), eps)
 
 
 def rms_norm_without_weight(x, weight, eps):
@@ -473,16 +488,19 @@ WRONG = {
     "scale_add": [
         scale_add_by_pytorch,
         scale_add_in_float32,
+        scale_add_into_a_copy_of_y,
         scale_add_masks_only_the_store,
     ],
     "softmax": [
         softmax_reads_twice,
+        softmax_of_the_difference,
         softmax_laid_out_like_x,
     ],
     "rms_norm": [
         rms_norm_r_in_the_dtype_of_x,
         rms_norm_without_weight,
         rms_norm_by_abs,
+        rms_norm_of_a_rounded_weight,
     ],
     "cross_entropy": [
         cross_entropy_forgets_the_last_block,

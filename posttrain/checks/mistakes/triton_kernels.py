@@ -30,6 +30,8 @@ def faulty_scale_add(
     if FAULT == "other factor":
         x, y = y, x
     result = alpha * x + y
+    if FAULT == "rounds twice":
+        result = (alpha * x).to(out_ptr.dtype.element_ty).to(tl.float32) + y
     if FAULT == "in place":
         tl.store(y_ptr + i, result, mask=mask)
     else:
@@ -70,6 +72,14 @@ def scale_add_over_y(x, y, alpha):
     return launch_scale_add(x, y, alpha, "in place")
 
 
+def scale_add_rounds_twice(x, y, alpha):
+    return launch_scale_add(x, y, alpha, "rounds twice")
+
+
+def scale_add_scaled_by_pytorch(x, y, alpha):
+    return launch_scale_add((alpha * x.float()).to(x.dtype), y, 1.0)
+
+
 # ----------------------------------------------------------------------- softmax
 
 
@@ -83,6 +93,8 @@ def faulty_softmax(
     at = x_ptr + row * stride + cols
     if FAULT == "zeros":
         x = tl.load(at, mask=mask, other=0.0).to(tl.float32)
+    elif FAULT == "-100":
+        x = tl.load(at, mask=mask, other=-100.0).to(tl.float32)
     elif FAULT == "no other":
         x = tl.load(at, mask=mask).to(tl.float32)
     elif FAULT == "no mask":
@@ -108,6 +120,14 @@ def launch_softmax(x, fault=""):
 
 def softmax_with_zeros_in_the_padding(x):
     return launch_softmax(x, "zeros")
+
+
+def softmax_with_minus_100_in_the_padding(x):
+    return launch_softmax(x, "-100")
+
+
+def softmax_of_a_copy(x):
+    return launch_softmax(x.contiguous())
 
 
 def softmax_without_other(x):
@@ -198,7 +218,11 @@ def faulty_rms_norm(
     if FAULT == "eps outside":
         r = 1 / (tl.sqrt(mean) + eps)
     w = tl.load(w_ptr + cols, mask=mask, other=0.0).to(tl.float32)
-    tl.store(y_ptr + row * n_cols + cols, x * r * w, mask=mask)
+    y = x * r
+    if FAULT == "rounds twice":
+        y = y.to(y_ptr.dtype.element_ty).to(tl.float32)
+    y_stride = stride if FAULT == "in place" else n_cols
+    tl.store(y_ptr + row * y_stride + cols, y * w, mask=mask)
     if FAULT == "not inverted":
         tl.store(r_ptr + row, 1 / r)
     else:
@@ -207,6 +231,7 @@ def faulty_rms_norm(
 
 def launch_rms_norm(x, weight, eps, fault=""):
     y, (R, C) = torch.empty(x.shape, dtype=x.dtype), x.shape
+    y = x if fault == "in place" else y
     r, block = torch.empty(R), triton.next_power_of_2(C)
     stride = C if fault == "packed" else x.stride(0)
     faulty_rms_norm[(R,)](x, weight, y, r, stride, C, eps, BLOCK=block, FAULT=fault)
@@ -239,6 +264,18 @@ def rms_norm_keeps_the_root(x, weight, eps):
 
 def rms_norm_of_packed_rows(x, weight, eps):
     return launch_rms_norm(x, weight, eps, "packed")
+
+
+def rms_norm_rounds_twice(x, weight, eps):
+    return launch_rms_norm(x, weight, eps, "rounds twice")
+
+
+def rms_norm_over_x(x, weight, eps):
+    return launch_rms_norm(x, weight, eps, "in place")
+
+
+def rms_norm_of_a_copy(x, weight, eps):
+    return launch_rms_norm(x.contiguous(), weight, eps)
 
 
 # ----------------------------------------------------------------- cross_entropy
@@ -334,6 +371,20 @@ def cross_entropy_lse_without_maximum(logits, target, block):
     return launch_cross_entropy(logits, target, block, "no maximum")
 
 
+def cross_entropy_repaired_by_pytorch(logits, target, block):
+    loss, lse = launch_cross_entropy(logits, target.clamp(min=0), block)
+    loss[target == -100] = 0.0
+    return loss, lse
+
+
+def cross_entropy_changes_the_target(logits, target, block):
+    ignored = target == -100
+    target[ignored] = 0
+    loss, lse = launch_cross_entropy(logits, target, block)
+    loss[ignored] = 0.0
+    return loss, lse
+
+
 def cross_entropy_whole_row_at_once(logits, target, block):
     return launch_cross_entropy(logits, target, triton.next_power_of_2(logits.shape[1]))
 
@@ -388,6 +439,27 @@ def softmax_bounds_memory_only(R, C, itemsize, bandwidth, peak):
 
 
 @triton.jit
+def nf4_value(q):
+    """What four bits stand for in NF4, by constants."""
+    magnitude = tl.where(q == 0, 1.0, 0.0)
+    magnitude = tl.where(q == 1, 0.6961928009986877, magnitude)
+    magnitude = tl.where(q == 2, 0.5250730514526367, magnitude)
+    magnitude = tl.where(q == 3, 0.39491748809814453, magnitude)
+    magnitude = tl.where(q == 4, 0.28444138169288635, magnitude)
+    magnitude = tl.where(q == 5, 0.18477343022823334, magnitude)
+    magnitude = tl.where(q == 6, 0.09105003625154495, magnitude)
+    magnitude = tl.where(q == 8, 0.07958029955625534, magnitude)
+    magnitude = tl.where(q == 9, 0.16093020141124725, magnitude)
+    magnitude = tl.where(q == 10, 0.24611230194568634, magnitude)
+    magnitude = tl.where(q == 11, 0.33791524171829224, magnitude)
+    magnitude = tl.where(q == 12, 0.44070982933044434, magnitude)
+    magnitude = tl.where(q == 13, 0.5626170039176941, magnitude)
+    magnitude = tl.where(q == 14, 0.7229568362236023, magnitude)
+    magnitude = tl.where(q == 15, 1.0, magnitude)
+    return tl.where(q < 7, -magnitude, magnitude)
+
+
+@triton.jit
 def faulty_dequantize(
     packed_ptr,
     absmax_ptr,
@@ -424,8 +496,10 @@ def faulty_dequantize(
         absmax = level * nested / 255 + tl.load(offset_ptr)
     elif FAULT != "no offset":
         absmax += tl.load(offset_ptr)
-    w = tl.load(code_ptr + q) * absmax
-    tl.store(out_ptr + i, w, mask=mask)
+    value = tl.load(code_ptr + q)
+    if FAULT == "own table":
+        value = nf4_value(q)
+    tl.store(out_ptr + i, value * absmax, mask=mask)
 
 
 def launch_dequantize(*arguments, fault=""):
@@ -458,6 +532,10 @@ def dequantize_blocks_of_64_bytes(*arguments):
 
 def dequantize_groups_of_256_weights(*arguments):
     return launch_dequantize(*arguments, fault="group of weights")
+
+
+def dequantize_by_its_own_table(*arguments):
+    return launch_dequantize(*arguments, fault="own table")
 
 
 def dequantize_without_mask(*arguments):
@@ -540,12 +618,32 @@ MISTAKES = {
             "the result is written over y. Return a new tensor; y still belongs to the "
             "caller.",
         ),
+        Mistake(
+            scale_add_rounds_twice,
+            "alpha x is rounded to 16 bits before y is added. Compute in float32, and "
+            "round once, at the store.",
+        ),
+        Mistake(
+            scale_add_scaled_by_pytorch,
+            "PyTorch scaled x before your kernel saw it: one more kernel and one more "
+            "tensor. Multiply inside.",
+        ),
     ),
     "softmax": (
         Mistake(
             softmax_with_zeros_in_the_padding,
             "lanes past the row's end count as 0: they can be the maximum, and each "
             "adds exp(0 - m) to the sum. `other` must be what changes neither: -inf.",
+        ),
+        Mistake(
+            softmax_with_minus_100_in_the_padding,
+            "-100 in the padding is above a row that lies near -500. `other` must lie "
+            "below every number: -inf.",
+        ),
+        Mistake(
+            softmax_of_a_copy,
+            "PyTorch copied x first (`contiguous`, `clone`): every number is read and "
+            "written once more. Take x as it lies, its rows x.stride(0) apart.",
         ),
         Mistake(
             softmax_without_other,
@@ -603,6 +701,20 @@ MISTAKES = {
             "RMSNorm does not subtract the mean; LayerNorm does.",
         ),
         Mistake(
+            rms_norm_rounds_twice,
+            "x r is rounded to 16 bits before it meets the weight. Stay in float32 "
+            "until the store.",
+        ),
+        Mistake(
+            rms_norm_over_x,
+            "y is written over x, which the backward pass needs. Make a new tensor.",
+        ),
+        Mistake(
+            rms_norm_of_a_copy,
+            "PyTorch copied x first (`contiguous`, `clone`): every number is read and "
+            "written once more. Take x as it lies, its rows x.stride(0) apart.",
+        ),
+        Mistake(
             rms_norm_keeps_the_root,
             "r is one over the root mean square, what x is multiplied with: the "
             "backward pass wants that.",
@@ -626,7 +738,7 @@ MISTAKES = {
         ),
         Mistake(
             cross_entropy_maximum_from_zero,
-            "with a maximum that starts at 0, exponentials of logits near -120 vanish "
+            "with a maximum that starts at 0, exponentials of logits near -320 vanish "
             "and the sum is 0. Start at -inf.",
         ),
         Mistake(
@@ -647,6 +759,16 @@ MISTAKES = {
         Mistake(
             cross_entropy_reads_at_minus_100,
             "a target of -100 is no column. Mask that load.",
+        ),
+        Mistake(
+            cross_entropy_repaired_by_pytorch,
+            "PyTorch makes another target before your kernel, and repairs the losses "
+            "after it. Treat -100 inside: mask the load, and select with `tl.where`.",
+        ),
+        Mistake(
+            cross_entropy_changes_the_target,
+            "the caller's `target` was changed. Treat -100 inside the kernel: mask the "
+            "load, and select with `tl.where`.",
         ),
         Mistake(
             cross_entropy_lse_without_maximum,
@@ -712,6 +834,11 @@ MISTAKES = {
         Mistake(
             dequantize_groups_of_256_weights,
             "256 *blocks* share a nested absmax: block // 256, not weight // 256.",
+        ),
+        Mistake(
+            dequantize_by_its_own_table,
+            "what four bits stand for is an argument: look it up in `code`, which need "
+            "not hold NF4.",
         ),
         Mistake(
             dequantize_without_mask,
