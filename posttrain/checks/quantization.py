@@ -229,8 +229,8 @@ def mixed_cases(rng, hidden):
     yield torch.tensor([[1.0, -20.0], [2.0, 0.3]]), torch.tensor([[0.5, 2.0]]), 6.0
     # exactly at the threshold: an outlier
     yield torch.tensor([[1.0, 2.5, 6.0]]), torch.tensor([[0.3, -1.0, 2.07]]), 6.0
-    # another threshold; and a large weight makes no outlier column
-    yield torch.tensor([[1.0, 4.0, -0.3]]), torch.tensor([[0.5, 2.0, 7.0]]), 3.0
+    # another threshold, met below 0; and a large weight makes no outlier column
+    yield torch.tensor([[1.0, -4.0, -0.3]]), torch.tensor([[0.5, 2.0, 7.0]]), 4.0
     # a token and a channel of which nothing but zeros is left for the integers
     x = torch.tensor([[0.0, 20.0], [1.0, 0.3]])
     yield x, torch.tensor([[0.5, 2.0], [0.0, 1.0]]), 6.0

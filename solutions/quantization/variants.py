@@ -184,6 +184,12 @@ def mixed_weight_in_float(x, weight, threshold):
     return quantized(x.masked_fill(loud, 0.0)) @ weight.T + (x * loud) @ weight.T
 
 
+def mixed_below_not_at_minus(x, weight, threshold):
+    loud = (x.amax(dim=0) >= threshold) | (x.amin(dim=0) < -threshold)
+    y = x[:, loud] @ weight[:, loud].T
+    return y + quantized(x[:, ~loud]) @ quantized(weight[:, ~loud]).T
+
+
 def mixed_clips(x, weight, threshold):
     return quantized(x.clamp(-threshold, threshold)) @ quantized(weight).T
 
@@ -447,6 +453,7 @@ WRONG = {
         mixed_in_float,
         mixed_weight_in_float,
         mixed_clips,
+        mixed_below_not_at_minus,
         mixed_rows_of_outliers,
     ],
     "nf4_encode": [
