@@ -26,6 +26,8 @@ def value_cases(rng, hidden):
     yield from [("a + a", 1.5, 0.0), ("a * a", 1.5, 0.0)]
     yield from [("a + 2", 3.0, 0.0), ("2 + a", 3.0, 0.0)]
     yield from [("a * 2", 3.0, 0.0), ("2 * a", 3.0, 0.0)]
+    yield from [("a + 2.5", 3.0, 0.0), ("2.5 * a", 3.0, 0.0)]
+    yield from [("a ** 3", -2.0, 0.0), ("a ** 2", -3.0, 0.0)]
     yield from [("a * b", 0.0, 5.0), ("tanh a", 400.0, 0.0), ("tanh a", -800.0, 0.0)]
     names = ("a + b", "a * b", "a ** 3", "tanh a", "a ** -2")
     for name in names if hidden else names[:2]:
@@ -46,6 +48,8 @@ def drive_value(answer, expression, a, b):
         "2 + a": lambda: 2 + left,
         "a * 2": lambda: left * 2,
         "2 * a": lambda: 2 * left,
+        "a + 2.5": lambda: left + 2.5,
+        "2.5 * a": lambda: 2.5 * left,
     }
     if "**" in expression:
         n = float(expression.split()[-1])
@@ -70,7 +74,7 @@ def reference_value(expression, a, b):
 
     first, second = leaf(a), leaf(b)
     operation, left, right = _parse(expression)
-    chosen = {"a": first, "b": second, "2": leaf(2.0)}
+    chosen = {"a": first, "b": second, "2": leaf(2.0), "2.5": leaf(2.5)}
     if operation == "**":
         result, parents = first ** float(right), [("a", first)]
     elif operation == "tanh":
@@ -79,7 +83,7 @@ def reference_value(expression, a, b):
         # a copy of each operand, so that a * a has two edges
         x, y = (leaf(chosen[name].item()) for name in (left, right))
         result = x + y if operation == "+" else x * y
-        names = ["number" if name == "2" else name for name in (left, right)]
+        names = [name if name in "ab" else "number" for name in (left, right)]
         parents = list(zip(names, (x, y), strict=True))
     result.backward()
     edges = [[name, p.item(), p.grad.item()] for name, p in parents]
@@ -114,7 +118,7 @@ def graphs(rng, hidden):
     yield [[], [0], [1], [0, 2]], [[], [2.0], [3.0], [5.0, 0.5]]  # a short way round
     yield [[], [0], [1], [2, 0]], [[], [2.0], [3.0], [0.5, 5.0]]
     yield [[], [], [0], [2]], [[], [], [1.5], [2.0]]  # node 1 is not used
-    steps = 8  # 2 ** 8 paths
+    steps = 10  # 2 ** 10 paths
     yield (
         [[], *([i, i] for i in range(steps))],
         [[], *([0.7, 0.6] for _ in range(steps))],
@@ -168,8 +172,15 @@ def drive_order(answer, parents, partials, tail):
     """
 
     class Node:
+        visits = 0
+
         def __init__(self, number, parents):
-            self.number, self.parents = number, parents
+            self.number, self.above = number, parents
+
+        @property
+        def parents(self):
+            Node.visits += 1
+            return self.above
 
     size = len(parents)
     edges = [*parents, *([size - 1 + i] for i in range(tail))]
@@ -187,6 +198,7 @@ def drive_order(answer, parents, partials, tail):
         "of the tail": sum(node >= size for node in order),
         "values along the order": values[:size],
         "last": order[-1] if order else None,
+        "parents asked for too often": Node.visits > 4 * len(nodes) ** 2,
     }
 
 
@@ -201,6 +213,7 @@ def reference_order(parents, partials, tail):
         "of the tail": tail,
         "values along the order": values,
         "last": len(parents) - 1 + tail,
+        "parents asked for too often": False,
     }
 
 
@@ -277,18 +290,27 @@ def mlp_cases(rng, hidden):
 
 def drive_mlp(answer, x, layers):
     """Runs it on scalars with a gradient; the outputs, and d(their sum of squares)."""
+
+    def counts(x, layers):
+        shapes = [([len(row) for row in W], len(b)) for W, b in layers]
+        return [[id(number) for number in x], shapes]
+
     x.requires_grad_()
     leaves = [t.requires_grad_() for layer in layers for t in layer]
     scalars = [
         ([list(row.unbind()) for row in W.unbind()], list(b.unbind()))
         for W, b in layers
     ]
-    outputs = answer(list(x.unbind()), scalars)
+    numbers = list(x.unbind())
+    alive, given = [*numbers], counts(numbers, scalars)
+    outputs = answer(numbers, scalars)
+    kept = counts(alive, scalars) == counts(numbers, scalars) == given
     sum(y * y for y in outputs).backward()
     return {
         "outputs": [y.item() for y in outputs],
         "grad x": x.grad,
         "grads of W and b": [leaf.grad for leaf in leaves],
+        "inputs unchanged": kept,
     }
 
 
@@ -303,6 +325,7 @@ def reference_mlp(x, layers):
         "outputs": h.tolist(),
         "grad x": x.grad,
         "grads of W and b": [leaf.grad for leaf in leaves],
+        "inputs unchanged": True,
     }
 
 
@@ -318,6 +341,8 @@ def entropy_cases(rng, hidden):
     for huge in ([1000.0, 0.0, 1000.0], [-1000.0, -1002.0, -1002.0]):
         # in float32 a logit of 1000 is itself only known to 0.00006
         yield torch.tensor([huge], dtype=torch.float64), torch.tensor([1])
+    apart = torch.tensor([[1000.0, 1001.0], [-1000.0, -1001.0]], dtype=torch.float64)
+    yield apart, torch.tensor([0, 1])
     yield case(1, 3)
     yield case(4, 3)
     yield case(2, 5, 10.0, torch.float32)

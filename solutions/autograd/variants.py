@@ -97,6 +97,25 @@ class ValueThatMergesParents(ValueByOneHelper):
         return self * other
 
 
+class ValuePowerByLogarithm(ValueTanhOfPositive):
+    """Wrong: a negative number has no logarithm."""
+
+    def __pow__(self, n):
+        result = super().__pow__(n)
+        if self.data != 0:
+            slope = n * math.exp((n - 1) * math.log(self.data))
+            result.partials = (slope,)
+        return result
+
+
+class ValuePowerWithoutSign(ValueTanhOfPositive):
+    def __pow__(self, n):
+        result = super().__pow__(n)
+        if n != 0:
+            result.partials = (n * abs(self.data) ** (n - 1),)
+        return result
+
+
 # ---------------------------------------------------------------- topological_order
 
 
@@ -379,7 +398,11 @@ RIGHT = {
 }
 
 WRONG = {
-    "Value": [ValueThatMergesParents],
+    "Value": [
+        ValueThatMergesParents,
+        ValuePowerByLogarithm,
+        ValuePowerWithoutSign,
+    ],
     "topological_order": [order_marks_when_pushed],
     "backward": [backward_turns_the_list],
     "mlp": [mlp_one_layer_only],

@@ -69,6 +69,11 @@ class ValueTanhOfInput(RightValue):
         return 1 - x**2
 
 
+class ValueWrapsWholeNumbersOnly(RightValue):
+    def lift(self, other):
+        return type(self)(other) if isinstance(other, int) else other
+
+
 class ValuePowerKeepsExponent(RightValue):
     def of_power(self, x, n):
         return n * x**n
@@ -153,6 +158,10 @@ def order_without_memory(root):
     return walk(root, remember=False)
 
 
+def order_forgets_until_the_end(root):
+    return list(dict.fromkeys(walk(root, remember=False)))
+
+
 def order_children_first(root):
     return walk(root, remember=True)[::-1]
 
@@ -223,6 +232,11 @@ def mlp_without_bias(x, layers):
     return run_mlp(x, layers, bias=False)
 
 
+def mlp_takes_the_last_away(x, layers):
+    last = layers.pop()
+    return run_mlp(x, [*layers, last])
+
+
 def mlp_all_linear(x, layers):
     return run_mlp(x, layers, hidden=False)
 
@@ -266,6 +280,11 @@ def entropy_without_one_hot(logits, targets):
 
 def entropy_overflows(logits, targets):
     loss, probs, one_hot, n = entropy(logits, targets, shift=False)
+    return loss, (probs - one_hot) / n
+
+
+def entropy_one_shift_for_all(logits, targets):
+    loss, probs, one_hot, n = entropy(logits - logits.max(), targets, shift=False)
     return loss, (probs - one_hot) / n
 
 
@@ -428,6 +447,11 @@ MISTAKES = {
             "tries a.__radd__(2), and a.__rmul__(2) for 2 * a: define both.",
         ),
         Mistake(
+            ValueWrapsWholeNumbersOnly,
+            "a plain number may also be a float, such as 2.5. Wrap whatever is no "
+            "Value yet.",
+        ),
+        Mistake(
             ValueTanhOverflows,
             "exp(2x) overflows for x above 355, where tanh is simply 1. Use math.tanh.",
         ),
@@ -453,6 +477,12 @@ MISTAKES = {
             order_without_memory,
             "a node that is used twice comes twice. Remember in a set what you have "
             "seen; without it the walk also takes one trip for each *path*.",
+        ),
+        Mistake(
+            order_forgets_until_the_end,
+            "the order is right, but the walk takes one trip for each *path*, and the "
+            "paths can double with every node. Skip a node that you have seen when "
+            "you meet it, not at the end.",
         ),
         Mistake(
             order_children_first, "the order is turned round: parents first, root last."
@@ -500,6 +530,11 @@ MISTAKES = {
             "no tanh between the layers: two linear layers are one linear layer.",
         ),
         Mistake(
+            mlp_takes_the_last_away,
+            "`layers.pop()` takes the layer out of the list that was given: the next "
+            "call has a layer less. Read `layers[-1]` instead.",
+        ),
+        Mistake(
             mlp_of_plain_numbers,
             "the numbers are right, but the graph is lost: a number that you take out "
             "with .item() or float() has no parents any more.",
@@ -518,6 +553,11 @@ MISTAKES = {
             entropy_overflows,
             "exp(1000) is inf, and inf / inf is NaN. Subtract the largest logit of "
             "each row first; the probabilities do not change.",
+        ),
+        Mistake(
+            entropy_one_shift_for_all,
+            "you subtract the largest of *all* logits: in a row far below it every "
+            "exponential is 0. Each row needs its own maximum.",
         ),
         Mistake(
             entropy_over_the_batch,
