@@ -49,6 +49,7 @@ def resemblance_cases(rng, hidden):
     yield "a b c", "b a c", 2  # the order of words matters
     yield "one  two\nthree", "one two three", 2  # any white space
     yield "ab cd", "abc d", 2
+    yield "a Cat, b", "a cat b", 1  # a comma belongs to its word
     for _ in range(6 if hidden else 3):
         text = sentence(rng, 6, 14)
         words = text.split()
@@ -95,7 +96,8 @@ def minhash_cases(rng, hidden):
 
 
 def drive_minhash(answer, x, a, b, p):
-    return [int(value) for value in answer(x, a, b, p)]
+    values = [int(value) for value in answer(x, a, b, p)]
+    return {"values": values, "x afterwards": x}
 
 
 def reference_minhash(x, a, b, p):
@@ -103,7 +105,7 @@ def reference_minhash(x, a, b, p):
     for j in range(len(a)):
         hashed = sorted(divmod(a[j] * element + b[j], p)[1] for element in x)
         values.append(hashed[0] if hashed else p)
-    return values
+    return {"values": values, "x afterwards": x}
 
 
 # ---------------------------------------------------------------- candidates
@@ -120,6 +122,10 @@ def candidate_cases(rng, hidden):
     yield [[1, 2, 3], [9, 9, 3]], 3
     yield [[1, 2, 3, 4, 5], [9, 9, 9, 9, 5]], 2  # a rest that no band has
     yield [[1, 2, 3, 4], [1, 9, 3, 8], [7, 2, 6, 4]], 2  # not every second number
+    yield [[1, 2, 3, 4, 5], [1, 2, 9, 9, 9], [8, 8, 3, 4, 9]], 2  # nor in the last
+    yield [[1, 2, 3, 4], [1, 2, 3, 4]], 2  # a pair twice
+    yield [[1, 2, 3, 4], [2, 1, 4, 4]], 2  # the order of a band matters
+    yield [[1, 12], [11, 2], [1, 1], [11, 0], [2**61, 3], [2**61 + 1, 3]], 1
     for _ in range(4 if hidden else 2):
         K, N = draw(rng, 4, 9), draw(rng, 4, 8)
         rows = torch.randint(0, 3, (N, K), generator=rng).tolist()
@@ -163,7 +169,8 @@ def cluster_cases(rng, hidden):
 
 
 def drive_clusters(answer, pairs, n):
-    return [int(label) for label in answer(pairs, n)]
+    labels = [int(label) for label in answer(pairs, n)]
+    return {"labels": labels, "pairs afterwards": pairs}
 
 
 def reference_clusters(pairs, n):
@@ -172,7 +179,8 @@ def reference_clusters(pairs, n):
         reach[i, j] = reach[j, i] = 1
     for _ in range(n.bit_length()):
         reach = ((reach @ reach) > 0).float()
-    return [row.nonzero()[0].item() for row in reach]
+    labels = [row.nonzero()[0].item() for row in reach]
+    return {"labels": labels, "pairs afterwards": pairs}
 
 
 # ---------------------------------------------------------------- top_ngram_share
@@ -186,6 +194,9 @@ def ngram_cases(rng, hidden):
     yield "x a b y a b", 2
     yield "aa aa", 1
     yield "b b b loooong loooong", 1  # the one that covers most, not the commonest
+    yield "bb bb bb bb bb cccc cccc", 1  # nor the longest
+    yield "A b a B", 1
+    yield "ab c a bc", 2
     yield "it is it is, it is.", 2
     yield "one two three one  two\nthree four", 3
     yield "a a a a", 2
@@ -275,7 +286,8 @@ def fill_cases(rng, hidden):
 
 def drive_fill(answer, documents, rows, T, pad):
     tokens, targets, ids = answer(documents, rows, T, pad)
-    return {"tokens": tokens, "targets": targets, "ids": ids}
+    given = [documents, rows]
+    return {"tokens": tokens, "targets": targets, "ids": ids, "inputs": given}
 
 
 def reference_fill(documents, rows, T, pad):
@@ -289,7 +301,8 @@ def reference_fill(documents, rows, T, pad):
         targets.append(following + [-100] * left)
         ids.append(names + [-1] * left)
     found = {"tokens": tokens, "targets": targets, "ids": ids}
-    return {name: torch.tensor(value) for name, value in found.items()}
+    tensors = {name: torch.tensor(value) for name, value in found.items()}
+    return {**tensors, "inputs": [documents, rows]}
 
 
 # ---------------------------------------------------------------- read_windows
@@ -303,7 +316,7 @@ def window_cases(rng, hidden):
     yield [shard([1, 2, 3], "uint16")], "uint16", [0], 3
     yield [shard([258, 513], "uint16")], "uint16", [0, 1], 1  # byte order
     yield [shard([65535, 40000, 7], "uint16")], "uint16", [0, 1], 2  # no sign
-    yield [shard([70000, 3, 2**31], "uint32")], "uint32", [0, 2], 1
+    yield [shard([70000, 3, 2**31 + 1], "uint32")], "uint32", [0, 2], 1
     two = [shard([1, 2, 3], "uint16"), shard([4, 5], "uint16")]
     yield two, "uint16", [0, 1, 2], 3
     yield two, "uint16", [3], 2  # begins where a shard begins

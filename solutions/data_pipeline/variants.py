@@ -67,6 +67,15 @@ def minhash_one_shift_for_all(x, a, b, p):
     return [min(((i * s + b[0]) % p for s in x), default=p) for i in a]
 
 
+def minhash_empties_the_list(x, a, b, p):
+    signature = [p] * len(a)
+    while x:
+        s = x.pop()
+        hashed = [(i * s + j) % p for i, j in zip(a, b, strict=True)]
+        signature = [min(pair) for pair in zip(signature, hashed, strict=True)]
+    return signature
+
+
 # ---------------------------------------------------------------- candidates
 
 
@@ -101,6 +110,30 @@ def candidates_next_in_bucket_only(signatures, bands):
                 found.add((last[key], j))
             last[key] = j
     return sorted(found)
+
+
+def candidates_by_key(signatures, bands, key):
+    rows, found = len(signatures[0]) // bands, set()
+    for start in range(0, rows * bands, rows):
+        keys = [key(s[start : start + rows]) for s in signatures]
+        places = combinations(range(len(keys)), 2)
+        found |= {(i, j) for i, j in places if keys[i] == keys[j]}
+    return sorted(found)
+
+
+def candidates_sorted_band(signatures, bands):
+    return candidates_by_key(signatures, bands, sorted)
+
+
+def candidates_in_floats(signatures, bands):
+    return candidates_by_key(signatures, bands, lambda band: [float(n) for n in band])
+
+
+def candidates_digits(signatures, bands):
+    """Wrong: the digits of a number base 10 are not below 10."""
+    return candidates_by_key(
+        signatures, bands, lambda band: sum(n * 10**i for i, n in enumerate(band))
+    )
 
 
 # ---------------------------------------------------------------- clusters
@@ -286,6 +319,10 @@ def windows_as_int32(shards, dtype, starts, T):
     return windows_with_bisect(shards, dtype, starts, T).to(torch.int32)
 
 
+def windows_through_float32(shards, dtype, starts, T):
+    return windows_with_bisect(shards, dtype, starts, T).to(torch.float32).long()
+
+
 RIGHT = {
     "resemblance": [resemblance_by_strings, resemblance_with_zip],
     "minhash": [minhash_element_by_element, minhash_with_objects],
@@ -299,13 +336,18 @@ RIGHT = {
 
 WRONG = {
     "resemblance": [resemblance_ignores_order],
-    "minhash": [minhash_one_shift_for_all],
-    "candidates": [candidates_next_in_bucket_only],
+    "minhash": [minhash_one_shift_for_all, minhash_empties_the_list],
+    "candidates": [
+        candidates_next_in_bucket_only,
+        candidates_sorted_band,
+        candidates_in_floats,
+        candidates_digits,
+    ],
     "clusters": [clusters_first_pairs_only],
     "top_ngram_share": [ngram_without_overlap],
     "best_fit": [fit_needs_more_room],
     "fill_rows": [fill_targets_by_equality],
-    "read_windows": [windows_as_int32],
+    "read_windows": [windows_as_int32, windows_through_float32],
 }
 
 _SYMMETRIC = "min and max take their arguments in either order"

@@ -6,6 +6,7 @@ only, they share it as a base and change that place.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from itertools import combinations
 
@@ -51,6 +52,11 @@ def resemblance_keeps_case(a, b, k):
         return {tuple(words[i : i + k]) for i in range(max(1, len(words) - k + 1))}
 
     return len(runs(a) & runs(b)) / len(runs(a) | runs(b))
+
+
+def resemblance_without_punctuation(a, b, k):
+    one, other = (set(runs_of(re.sub(r"[^\w\s]", "", t), k)) for t in (a, b))
+    return len(one & other) / len(one | other)
 
 
 def resemblance_loses_the_last(a, b, k):
@@ -127,6 +133,34 @@ def candidates_all_bands(signatures, bands):
     return pairs_from(lambda s, n: [tuple(s)], signatures, bands)
 
 
+def candidates_glue_the_numbers(signatures, bands):
+    def keys(s, n):
+        rows = len(s) // n
+        parts = (s[i * rows : (i + 1) * rows] for i in range(n))
+        return [(i, "".join(map(str, part))) for i, part in enumerate(parts)]
+
+    return pairs_from(keys, signatures, bands)
+
+
+def candidates_use_the_rest(signatures, bands):
+    def keys(s, n):
+        rows = len(s) // n
+        cuts = [*range(0, rows * n, rows), len(s)]
+        return [(i, tuple(s[cuts[i] : cuts[i + 1]])) for i in range(n)]
+
+    return pairs_from(keys, signatures, bands)
+
+
+def candidates_twice(signatures, bands):
+    rows, found = len(signatures[0]) // bands, []
+    for band in range(bands):
+        block = slice(band * rows, (band + 1) * rows)
+        for i, j in combinations(range(len(signatures)), 2):
+            if signatures[i][block] == signatures[j][block]:
+                found.append((i, j))
+    return sorted(found)
+
+
 def candidates_rows_for_bands(signatures, bands):
     def keys(s, n):
         return [(i, tuple(s[i : i + n])) for i in range(0, len(s), n)]
@@ -175,6 +209,15 @@ def clusters_any_root(pairs, n):
     return [root(i) for i in range(n)]
 
 
+def clusters_sorts_the_pairs(pairs, n):
+    pairs.sort()
+    labels = list(range(n))
+    for i, j in pairs:
+        low, high = sorted((labels[i], labels[j]))
+        labels = [low if label == high else label for label in labels]
+    return labels
+
+
 # ---------------------------------------------------------------- top_ngram_share
 
 
@@ -196,6 +239,27 @@ def ngram_commonest(text, n):
         return 0.0
     gram, times = grams.most_common(1)[0]
     return times * len("".join(gram)) / total
+
+
+def ngram_longest(text, n):
+    grams, total = grams_of(text, n)
+    repeated = [gram for gram, times in grams.items() if times > 1]
+    longest = max(repeated, key=lambda gram: len("".join(gram)), default=())
+    return grams[longest] * len("".join(longest)) / max(1, total)
+
+
+def ngram_lower_case(text, n):
+    grams, total = grams_of(text.lower(), n)
+    covered = [m * len("".join(gram)) for gram, m in grams.items() if m > 1]
+    return max(covered, default=0) / max(1, total)
+
+
+def ngram_glued(text, n):
+    grams, total = grams_of(text, n)
+    glued = Counter("".join(gram) for gram in grams.elements())
+    return max((m * len(s) for s, m in glued.items() if m > 1), default=0) / max(
+        1, total
+    )
 
 
 def ngram_with_spaces(text, n):
@@ -310,6 +374,15 @@ def fill_padding_is_document_0(documents, rows, T, pad):
     return filled(documents, rows, T, pad, no_document=0)
 
 
+def fill_grows_a_document(documents, rows, T, pad):
+    result = filled(documents, rows, T, pad)
+    for row in rows:
+        flat = documents[row[0]]
+        for i in row[1:]:
+            flat += documents[i]
+    return result
+
+
 def fill_counts_within_row(documents, rows, T, pad):
     return filled(documents, rows, T, pad, name=lambda order: order)
 
@@ -389,6 +462,11 @@ MISTAKES = {
             "'The' and 'the' are the same word here: lower-case the text first.",
         ),
         Mistake(
+            resemblance_without_punctuation,
+            "a word is what `split` gives, with its comma: 'cat,' and 'cat' are two "
+            "words here.",
+        ),
+        Mistake(
             resemblance_loses_the_last,
             "one run is missing: n words have n - k + 1 runs of k.",
         ),
@@ -435,6 +513,20 @@ MISTAKES = {
             "you ask for equality everywhere. One band that agrees is enough.",
         ),
         Mistake(
+            candidates_glue_the_numbers,
+            "glued together, (1, 12) and (11, 2) are the same text, '112'. Use the "
+            "tuple of the numbers as the key.",
+        ),
+        Mistake(
+            candidates_use_the_rest,
+            "the last band is longer than the others: numbers behind the last whole "
+            "block are not used.",
+        ),
+        Mistake(
+            candidates_twice,
+            "a pair that agrees in two bands comes twice. Collect the pairs in a set.",
+        ),
+        Mistake(
             candidates_rows_for_bands,
             "`bands` is how many bands there are, not how many numbers a band has: "
             "each has K // bands, and a rest is not used.",
@@ -459,6 +551,10 @@ MISTAKES = {
             "the clusters are right, the labels are not: a cluster is named by its "
             "smallest member, so the smaller root must win.",
         ),
+        Mistake(
+            clusters_sorts_the_pairs,
+            "`pairs.sort()` changes the list that was given: use `sorted(pairs)`.",
+        ),
     ),
     "top_ngram_share": (
         Mistake(
@@ -469,6 +565,17 @@ MISTAKES = {
             ngram_commonest,
             "the commonest n-gram need not cover the most characters: a rarer one may "
             "be longer.",
+        ),
+        Mistake(
+            ngram_longest,
+            "the longest n-gram need not cover the most characters: a shorter one may "
+            "occur more often.",
+        ),
+        Mistake(ngram_lower_case, "case matters here: 'The' and 'the' are two words."),
+        Mistake(
+            ngram_glued,
+            "without a space between them, (ab, c) and (a, bc) are the same text. "
+            "Count tuples of words.",
         ),
         Mistake(
             ngram_with_spaces,
@@ -519,6 +626,11 @@ MISTAKES = {
         Mistake(
             fill_padding_is_document_0,
             "padding carries the id 0, which is a document. Use -1.",
+        ),
+        Mistake(
+            fill_grows_a_document,
+            "`+=` on a list of `documents` makes that document longer. Start each row "
+            "from a new list.",
         ),
         Mistake(
             fill_counts_within_row,
