@@ -38,6 +38,8 @@ def softmax_cases(rng, hidden):
     yield torch.tensor([-1000.0, -1001.0]), 1.0  # exp underflows everywhere
     yield torch.tensor([[500.0, 499.0], [-500.0, -499.0]]), 1.0  # rows far apart
     yield torch.tensor([0.0, -torch.inf, 1.0]), 1.0  # a masked class
+    yield torch.tensor([-1000.0, -torch.inf]), 1.0  # below any logit that is not
+    yield torch.tensor([1000.0, 999.0]), 0.5
     yield draw(3, 3), 1.0  # rows and columns alike in size
     yield draw(2, 3, 5), 0.1
     yield draw(4, 6, dtype=torch.float64), 2.0
@@ -317,7 +319,7 @@ def drive_pooled_loss(answer, y, mask, w_out, target):
     import torch
 
     loss = torch.as_tensor(answer(y, mask, w_out, target), dtype=torch.float64)
-    return {"loss": loss, "y": y, "target": target}
+    return {"loss": loss, "y": y, "mask": mask, "target": target}
 
 
 def reference_pooled_loss(y, mask, w_out, target):
@@ -326,7 +328,7 @@ def reference_pooled_loss(y, mask, w_out, target):
         prediction = (row[real].mean(0) @ w_out).item()
         errors.append((prediction - due.item()) ** 2)
     loss = torch.tensor(sum(errors) / len(errors), dtype=torch.float64)
-    return {"loss": loss, "y": y, "target": target}
+    return {"loss": loss, "y": y, "mask": mask, "target": target}
 
 
 TASKS = {

@@ -219,6 +219,12 @@ def pooled_loss_with_columns(y, mask, w_out, target):
     return F.mse_loss(prediction, target[:, None])
 
 
+def pooled_loss_turns_the_mask(y, mask, w_out, target):
+    y = y.masked_fill(mask.logical_not_()[..., None], 0.0)
+    pooled = y.sum(1) / (~mask).sum(1, keepdim=True)
+    return ((pooled @ w_out)[:, 0] - target).square().mean()
+
+
 def pooled_loss_of_the_mean(y, mask, w_out, target):
     pooled = (y * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
     return ((pooled @ w_out).mean() - target.mean()) ** 2
@@ -247,7 +253,7 @@ WRONG = {
     "kl_divergence": [kl_library_call, kl_halves],
     "numerical_gradient": [difference_backward],
     "attend": [attend_scaled_by_size_of_input, attend_ignores_mask],
-    "pooled_loss": [pooled_loss_of_the_mean],
+    "pooled_loss": [pooled_loss_turns_the_mask, pooled_loss_of_the_mean],
 }
 
 _LAST = "with two dimensions the last one is number 1"

@@ -25,6 +25,17 @@ def softmax_one_maximum_for_all(z, tau=1.0):
     return e / e.sum(-1, keepdim=True)
 
 
+def softmax_shifts_before_temperature(z, tau=1.0):
+    e = (z / tau - z.amax(dim=-1, keepdim=True)).exp()
+    return e / e.sum(dim=-1, keepdim=True)
+
+
+def softmax_finite_mask(z, tau=1.0):
+    z = z.nan_to_num(neginf=-100.0)
+    e = ((z - z.amax(dim=-1, keepdim=True)) / tau).exp()
+    return e / e.sum(dim=-1, keepdim=True)
+
+
 def softmax_over_rows(z, tau=1.0):
     e = ((z - z.amax(0)) / tau).exp()
     return e / e.sum(0)
@@ -245,6 +256,16 @@ MISTAKES = {
             "you subtract one maximum for the whole tensor. A row far below it "
             "underflows to 0 / 0: each row needs its own, "
             "`z.amax(-1, keepdim=True)`.",
+        ),
+        Mistake(
+            softmax_shifts_before_temperature,
+            "subtract the maximum of what goes into exp, which is z / tau: with a "
+            "small tau, z / tau - max(z) is still large.",
+        ),
+        Mistake(
+            softmax_finite_mask,
+            "a finite number in place of -inf may be larger than the logits of the "
+            "row. Leave -inf: its exp is 0.",
         ),
         Mistake(
             softmax_over_rows,
