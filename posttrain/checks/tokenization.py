@@ -49,7 +49,17 @@ def choose(rng, things):
 def split_cases(rng, hidden):
     edges = ["", " ", "Hello", "Hello world", "a  b", "a   b ", "\n", "a\n\nb", "  a"]
     edges += ["I'll", "WE'RE", "it's 'fine'", "'sad", "don't 'll", "x='s'", "''S"]
-    edges += ["7", "1234567", "in 2026", "in  2026", "3.14", "a1b22", "²½ ٣٤٥٦", "Ⅻ"]
+    edges += [
+        "7",
+        "1234567",
+        "in 2026",
+        "in  2026",
+        "3.14",
+        "a1b22",
+        "²½ ٣٤٥٦",
+        "Ⅻ",
+        "a ½",
+    ]
     edges += ["a-b", "a_b", " _x", "x == y;", "(a) ...", "$9", "\t\tif x:\n", "tail \n"]
     edges += [
         "naïve Übung",
@@ -90,6 +100,7 @@ def pair_cases(rng, hidden):
     yield ([([1, 2], 3), ([1, 2, 1], 2)],)
     yield ([([1, 2, 1, 2], 3)],)  # twice in one word, and not overlapping
     yield ([([5, 5, 5], 2)],)
+    yield ([([1, 2], 3), ([1, 2], 2)],)  # the same word twice in the list
     yield ([([1, 2, 3], 10), ([2, 3], 1), ([3, 1, 2], 4)],)
     for _ in range(6 if hidden else 2):
         words = []
@@ -126,6 +137,8 @@ def merge_cases(rng, hidden):
     yield [5, 5, 5, 5], (5, 5), 9
     yield [1, 1, 2, 2], (1, 2), 9
     yield [9, 1, 2], (9, 9), 10
+    yield [11, 2, 1, 2], (1, 2), 300  # 11 ends in a 1
+    yield [1, 23, 1, 2], (1, 2), 300
     for _ in range(8 if hidden else 3):
         ids = torch.randint(1, 4, (draw(rng, 6, 14),), generator=rng).tolist()
         yield ids, (draw(rng, 1, 3), draw(rng, 1, 3)), 256 + draw(rng, 0, 50)
@@ -148,6 +161,7 @@ def reference_merge(ids, pair, new_id):
 def train_cases(rng, hidden):
     yield {b"ab": 2}, 1
     yield {b"abab": 1, b"b": 9}, 0
+    yield {b"ac": 1, b"ab": 1}, 1
     yield {b"ab": 3, b"cd": 3, b"zz": 3}, 2  # a tie
     yield {b"zy": 2, b"ba": 2, b"bz": 1}, 3
     yield {b"aaaa": 5, b"aab": 1}, 3
@@ -253,6 +267,7 @@ def encode_cases(rng, hidden):
     yield b"abcbc", ABC
     yield b"bcabc", ABC
     yield b"abc", [(98, 99), (97, 98), (97, 256)]  # rank, not position
+    yield b"abc", [(97, 98), (98, 99), (97, 257)]  # a + bc is a token, ab + c is none
     yield b"abcd", [(97, 98), (99, 100), (98, 99), (256, 99)]
     yield b"aaaaa", [(97, 97), (256, 97), (256, 256)]
     yield b"abcd", [(99, 100), (98, 256), (97, 98), (97, 257)]
@@ -311,6 +326,9 @@ def decode_cases(rng, hidden):
     yield [0, 1, 2], [b"a", b"b"]  # no such id
     yield [0, -1], [b"a", b"b"]
     yield [2], [b"a", b"b"]
+    yield [0, 7], [b"a", b"b"]
+    yield [0], [b" a\n"]
+    yield [0, 1], ["\ufeff".encode(), b"a"]  # a byte order mark is a character
     for _ in range(8 if hidden else 3):
         raw = " ".join(choose(rng, WORDS) for _ in range(4)).encode()
         cuts = sorted({0, len(raw), *(draw(rng, 0, len(raw)) for _ in range(6))})
@@ -356,6 +374,7 @@ def special_cases(rng, hidden):
     yield END + "a", names, [END]
     yield "a" + END + "b", names, [PAD]
     yield END + END, names, [END]
+    yield END + PAD + END, names, [END]
     yield "a" + PAD + "b" + END + "c", names, [PAD, END]
     yield "a" + PAD + "b" + END + "c", names, [END]
     yield "x [end] (a+b)* y", names, ["[end] (a+b)*"]
@@ -379,15 +398,17 @@ def drive_specials(answer, text, specials, allowed):
         return [-len(part), *part.encode()] if part else []
 
     try:
-        return [int(i) for i in answer(text, specials, allowed, encode)]
+        ids = [int(i) for i in answer(text, specials, allowed, encode)]
     except ValueError as error:
-        return type(error).__name__
+        ids = type(error).__name__
+    return {"ids": ids, "allowed afterwards": allowed, "specials": specials}
 
 
 def reference_specials(text, specials, allowed):
     """Walks the text by hand and asks at each place which name begins there."""
+    given = {"allowed afterwards": allowed, "specials": specials}
     if set(allowed) - set(specials):
-        return "ValueError"
+        return {"ids": "ValueError", **given}
     ids, part, place = [], "", 0
     while place < len(text):
         here = [name for name in allowed if text.startswith(name, place)]
@@ -399,7 +420,8 @@ def reference_specials(text, specials, allowed):
         else:
             part += text[place]
         place += max(1, len(name))
-    return ids + ([-len(part), *part.encode()] if part else [])
+    ids += [-len(part), *part.encode()] if part else []
+    return {"ids": ids, **given}
 
 
 # ---------------------------------------------------------------- viterbi
@@ -414,6 +436,8 @@ def viterbi_cases(rng, hidden):
     yield "abcd", {"abc": -1.0, "d": -20.0, "a": -5.0, "bcd": -5.0, "b": -1.0}
     yield "aab", {"a": 0.0, "b": -4.0, "ab": -3.0}  # a piece may have probability 1
     yield "ax", {"a": -1.0}
+    alphabet = "abcdefghijklmnopqrstuvwxyz"
+    yield alphabet, {**dict.fromkeys(alphabet, -1.0), alphabet: -3.0}
     yield "abc", {"ab": -1.0, "bc": -1.0}
     yield "x" * 60, {"x": -30.0, "xx": -70.0}  # the product is below every float
     for _ in range(6 if hidden else 2):

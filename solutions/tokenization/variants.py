@@ -51,6 +51,12 @@ def split_underscore_is_a_letter(text):
     return re.findall(pattern, text)
 
 
+def split_decimal_digits(text):
+    """Wrong: a half is a number and no digit."""
+    pattern = r"'(?i:s|t|re|ve|m|ll|d)| ?\p{L}+|\d{1,3}| ?[^\s\p{L}\d]+|\s+(?!\S)|\s+"
+    return regex.findall(pattern, text)
+
+
 def split_numbers_take_a_space(text):
     pattern = r"'(?i:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+"
     return regex.findall(pattern + r"|\s+(?!\S)|\s+", text)
@@ -199,6 +205,15 @@ def train_one_too_many(chunks, merges, *parts):
     return train_by_sorting(chunks, merges + 1)
 
 
+def train_smaller_first_id(chunks, merges, count_pairs, merge):
+    words, learned = [(list(chunk), n) for chunk, n in chunks.items()], []
+    while len(learned) < merges and (counts := count_pairs(words)):
+        learned.append(min(counts, key=lambda pair: (-counts[pair], pair[0])))
+        new_id = 255 + len(learned)
+        words = [(merge(ids, learned[-1], new_id), n) for ids, n in words]
+    return learned
+
+
 def train_empties_the_chunks(chunks, merges, *parts):
     """Wrong: uses up what it was given."""
     learned = train_by_sorting(chunks, merges)
@@ -277,6 +292,20 @@ def decode_from_a_table(ids, pieces):
 def decode_raises_index_error(ids, pieces):
     """Wrong: IndexError, and -1 is the last piece."""
     return b"".join(pieces[i] for i in ids).decode(errors="replace")
+
+
+def decode_names_the_size(ids, pieces):
+    if any(i >= len(pieces) for i in ids):
+        raise ValueError(f"ids must be below {len(pieces)}")
+    return decode_from_a_table(ids, pieces)
+
+
+def decode_strips(ids, pieces):
+    return decode_from_a_table(ids, pieces).strip()
+
+
+def decode_drops_the_mark(ids, pieces):
+    return decode_from_a_table(ids, pieces).removeprefix("\ufeff")
 
 
 def decode_question_mark(ids, pieces):
@@ -441,12 +470,27 @@ RIGHT = {
 }
 
 WRONG = {
-    "pre_split": [split_underscore_is_a_letter, split_numbers_take_a_space],
+    "pre_split": [
+        split_underscore_is_a_letter,
+        split_numbers_take_a_space,
+        split_decimal_digits,
+    ],
     "count_pairs": [pairs_in_sorted_order],
     "merge": [merge_from_the_right, merge_again_and_again],
-    "train": [train_stops_at_one, train_one_too_many, train_empties_the_chunks],
+    "train": [
+        train_stops_at_one,
+        train_one_too_many,
+        train_empties_the_chunks,
+        train_smaller_first_id,
+    ],
     "encode": [encode_two_passes, encode_ranks_from_zero],
-    "decode": [decode_raises_index_error, decode_question_mark],
+    "decode": [
+        decode_raises_index_error,
+        decode_question_mark,
+        decode_names_the_size,
+        decode_strips,
+        decode_drops_the_mark,
+    ],
     "encode_with_specials": [
         specials_replaced_one_name_at_a_time,
         specials_character_by_character,

@@ -68,6 +68,18 @@ def pairs_across_words(words):
     return counts
 
 
+def pairs_of_different_words(words):
+    return pairs_of_all({tuple(ids): n for ids, n in words}.items())
+
+
+def pairs_of_all(words):
+    counts = {}
+    for ids, n in words:
+        for pair in itertools.pairwise(ids):
+            counts[pair] = counts.get(pair, 0) + n
+    return counts
+
+
 def pairs_without_overlap(words):
     counts = {}
     for ids, n in words:
@@ -120,6 +132,11 @@ def merge_drops_the_end(ids, pair, new_id):
             merged.append(ids[i])
             i += 1
     return merged
+
+
+def merge_of_digits(ids, pair, new_id):
+    text = " ".join(map(str, ids)).replace(f"{pair[0]} {pair[1]}", str(new_id))
+    return [int(number) for number in text.split()]
 
 
 def merge_in_place(ids, pair, new_id):
@@ -224,6 +241,20 @@ def encode_each_merge_once(chunk, merges, merge):
     return ids
 
 
+def encode_by_joined_bytes(chunk, merges, merge):
+    pieces = [bytes([i]) for i in range(256)]
+    for left, right in merges:
+        pieces.append(pieces[left] + pieces[right])
+    ids = list(chunk)
+    while True:
+        joined = [pieces[a] + pieces[b] for a, b in itertools.pairwise(ids)]
+        known = [(pieces.index(p), i) for i, p in enumerate(joined) if p in pieces]
+        if not known:
+            return ids
+        new_id, place = min(known)
+        ids[place : place + 2] = [new_id]
+
+
 def encode_latest_first(chunk, merges, merge):
     ranks = {tuple(pair): i for i, pair in enumerate(merges, start=256)}
     ids = list(chunk)
@@ -289,6 +320,22 @@ def specials_always(text, specials, allowed, encode):
     _known(specials, allowed)
     names = sorted(specials, key=len, reverse=True)
     return _with_pattern(text, specials, names, "|".join(map(re.escape, names)), encode)
+
+
+def specials_by_the_dictionary(text, specials, allowed, encode):
+    _known(specials, allowed)
+    ids, names = [], sorted(allowed, key=len, reverse=True)
+    pattern = "|".join(map(re.escape, names))
+    for part in re.split(f"({pattern})", text) if names else [text]:
+        ids += [specials[part]] if part in specials else encode(part)
+    return ids
+
+
+def specials_sort_the_names(text, specials, allowed, encode):
+    _known(specials, allowed)
+    allowed.sort(key=len, reverse=True)
+    pattern = "|".join(map(re.escape, allowed))
+    return _with_pattern(text, specials, allowed, pattern, encode)
 
 
 def specials_never(text, specials, allowed, encode):
@@ -385,6 +432,11 @@ def viterbi_of_probabilities(word, log_probs):
     return best[-1][1]
 
 
+def viterbi_short_pieces(word, log_probs):
+    short = {piece: value for piece, value in log_probs.items() if len(piece) <= 16}
+    return _by_score(word, short, lambda best, log: best[0] + log)
+
+
 def viterbi_starts_at_zero(word, log_probs):
     best = [0.0] * (len(word) + 1)
     cuts = [[] for _ in best]
@@ -443,6 +495,11 @@ MISTAKES = {
             " each word.",
         ),
         Mistake(
+            pairs_of_different_words,
+            "the same ids may stand in the list twice. A dictionary from the ids to n "
+            "keeps the last n only: add them up.",
+        ),
+        Mistake(
             pairs_without_overlap,
             "Count every two neighbours, overlapping ones too: [5, 5, 5] has (5, 5)"
             " twice.",
@@ -459,6 +516,10 @@ MISTAKES = {
             " ids. [5, 5, 5] becomes [new, 5].",
         ),
         Mistake(merge_first_only, "Replace every occurrence, not just the first."),
+        Mistake(
+            merge_of_digits,
+            "as text, the pair '1 2' also stands in '11 2'. Compare ids, not digits.",
+        ),
         Mistake(
             merge_drops_the_end,
             "The last id has no right neighbour, but it is there: keep it.",
@@ -512,6 +573,11 @@ MISTAKES = {
             "A merge applies to every occurrence of its pair in the chunk.",
         ),
         Mistake(
+            encode_by_joined_bytes,
+            "you ask whether the joined bytes are a token. A token is made by *its* "
+            "pair only: ask whether the pair of ids is in `merges`.",
+        ),
+        Mistake(
             encode_latest_first,
             "The earliest learned pair comes first: the lowest rank, not the highest.",
         ),
@@ -546,6 +612,15 @@ MISTAKES = {
         ),
         Mistake(
             specials_never, "An allowed special in the text becomes one id, its own."
+        ),
+        Mistake(
+            specials_by_the_dictionary,
+            "a stretch of text that spells a name becomes that special, although the "
+            "name is not allowed. Ask `allowed`, not `specials`.",
+        ),
+        Mistake(
+            specials_sort_the_names,
+            "`allowed.sort()` changes the list that was given: use `sorted(allowed)`.",
         ),
         Mistake(
             specials_not_escaped,
@@ -586,6 +661,10 @@ MISTAKES = {
         Mistake(
             viterbi_of_probabilities,
             "A product of many probabilities is 0.0 in floating point. Add logarithms.",
+        ),
+        Mistake(
+            viterbi_short_pieces,
+            "a piece may be as long as the word: try every i below j.",
         ),
         Mistake(
             viterbi_starts_at_zero,
