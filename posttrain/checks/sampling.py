@@ -50,6 +50,7 @@ def top_k_cases(rng, hidden):
     yield torch.tensor([[1.0, 3.0, 2.0]]), 1
     yield torch.tensor([[1.0, 3.0, 2.0]]), 2
     yield torch.tensor([2.0, 0.0, 1.0, 1.0, 1.0]), 2  # ties with the second
+    yield torch.tensor([3.0, 3.0, 2.0, 1.0]), 2  # ties above the second
     yield torch.tensor([[0.5, -1.0]]), 5  # more than there are
     yield torch.tensor([[1.0, CUT, 0.0, CUT]]), 3  # cut before
     yield draw(2, 6).double(), 4
@@ -203,21 +204,23 @@ def drive_draw(answer, logits, temperature, n):
 
     R, V = logits.shape
     rows = logits.repeat_interleave(n, 0)  # (R * n, V)
-    state = torch.get_rng_state()
-    drawn = [
-        answer(rows, temperature, torch.Generator().manual_seed(seed))
-        for seed in (11, 11, 12)
-    ]
+    given, state = rows.clone(), torch.get_rng_state()
+    one, two = (torch.Generator().manual_seed(11) for _ in range(2))
+    drawn = [answer(rows, temperature, generator) for generator in (one, two, one)]
+    moved = not one.get_state().equal(torch.Generator().manual_seed(11).get_state())
     tokens = drawn[0].reshape(R, n)
     counts = torch.stack([torch.bincount(row, minlength=V) for row in tokens])
     alike = (tokens[:, ::2] == tokens[:, 1::2]).double().mean(1)
     return {
         "shape": list(drawn[0].shape),
+        "shape for one row": list(answer(rows[:1], temperature, one).shape),
         "frequencies": counts / torch.tensor(n, dtype=torch.float64),
         "neighbours that agree": alike,
         "the same seed gives the same draws": drawn[0].equal(drawn[1]),
-        "another seed gives the same draws": drawn[0].equal(drawn[2]),
+        "the next draws are the same": drawn[0].equal(drawn[2]),
+        "something is drawn from the generator": moved,
         "only the given generator is used": state.equal(torch.get_rng_state()),
+        "input unchanged": rows.equal(given),
     }
 
 
@@ -231,11 +234,14 @@ def reference_draw(logits, temperature, n):
         )
     return {
         "shape": [len(logits) * n],
+        "shape for one row": [1],
         "frequencies": probs,
         "neighbours that agree": probs.square().sum(1),
         "the same seed gives the same draws": True,
-        "another seed gives the same draws": temperature == 0,
+        "the next draws are the same": temperature == 0,
+        "something is drawn from the generator": temperature != 0,
         "only the given generator is used": True,
+        "input unchanged": True,
     }
 
 
@@ -261,7 +267,9 @@ def logprob_cases(rng, hidden):
 
 
 def drive_logprobs(answer, logits, tokens, start, temperature):
-    return answer(logits, tokens, start, temperature)
+    given = logits.clone()
+    logprobs = answer(logits, tokens, start, temperature)
+    return {"logprobs": logprobs, "input unchanged": logits.equal(given)}
 
 
 def reference_logprobs(logits, tokens, start, temperature):
@@ -272,7 +280,7 @@ def reference_logprobs(logits, tokens, start, temperature):
         top = max(row)
         total = top + math.log(math.fsum(math.exp(x - top) for x in row))
         found[b, t - start] = row[tokens[b, t]] - total
-    return found
+    return {"logprobs": found, "input unchanged": True}
 
 
 # ---------------------------------------------------------------- pass_at_k
@@ -312,6 +320,8 @@ def beam_cases(rng, hidden):
     scores = torch.tensor([0.6, 0.4]).log()
     yield scores, torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.0, 0.9]]).log(), 2
     yield case(3, 5, 3, dead=2)  # the first step: one beam is alive
+    scores = torch.tensor([0.0, 0.5, 0.2]).log()  # the first is dead
+    yield scores, torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.6, 0.4]]).log(), 3
     yield case(2, 7, 4)
     yield case(4, 3, 12, dtype=torch.float64)  # all of them
     for _ in range(4 if hidden else 1):
@@ -320,8 +330,11 @@ def beam_cases(rng, hidden):
 
 
 def drive_beam(answer, scores, logprobs, n):
+    given = scores.clone(), logprobs.clone()
     new, parents, tokens = answer(scores, logprobs, n)
-    return {"scores": new, "parents": parents, "tokens": tokens}
+    same = scores.equal(given[0]) and logprobs.equal(given[1])
+    found = {"scores": new, "parents": parents, "tokens": tokens}
+    return {**found, "inputs unchanged": same}
 
 
 def reference_beam(scores, logprobs, n):
@@ -335,6 +348,7 @@ def reference_beam(scores, logprobs, n):
         "scores": torch.tensor([x for x, _, _ in best], dtype=scores.dtype),
         "parents": torch.tensor([k for _, k, _ in best]),
         "tokens": torch.tensor([v for _, _, v in best]),
+        "inputs unchanged": True,
     }
 
 

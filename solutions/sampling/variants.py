@@ -132,6 +132,13 @@ def draw_with_noise_of_the_wrong_kind(logits, temperature, generator):
     return (logits / temperature + noise).argmax(-1)
 
 
+def draw_in_place(logits, temperature, generator):
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = logits.div_(temperature).softmax(-1)
+    return torch.multinomial(probs, 1, generator=generator)[:, 0]
+
+
 def draw_with_a_seed_of_its_own(logits, temperature, generator):
     if temperature == 0:
         return logits.argmax(-1)
@@ -157,6 +164,11 @@ def logprobs_by_logsumexp(logits, tokens, start, temperature):
 
 def logprobs_of_one_row_for_all(logits, tokens, start, temperature):
     every = (logits[:1] / temperature).log_softmax(-1).expand_as(logits)
+    return every[:, start - 1 : -1].gather(-1, tokens[:, start:, None])[..., 0]
+
+
+def logprobs_in_place(logits, tokens, start, temperature):
+    every = logits.div_(temperature).log_softmax(-1)
     return every[:, start - 1 : -1].gather(-1, tokens[:, start:, None])[..., 0]
 
 
@@ -209,6 +221,12 @@ def beam_worst_first(scores, logprobs, n):
     return best.values.flip(0), flipped // V, flipped % V
 
 
+def beam_in_place(scores, logprobs, n):
+    best = logprobs.add_(scores[:, None]).flatten().topk(n)
+    V = logprobs.shape[1]
+    return best.values, best.indices // V, best.indices % V
+
+
 RIGHT = {
     "keep_top_k": [top_k_by_sorting, top_k_by_counting],
     "keep_top_p": [top_p_from_the_tail, top_p_by_pairs],
@@ -225,10 +243,14 @@ WRONG = {
     "keep_top_p": [top_p_one_token_more, top_p_in_place],
     "keep_min_p": [min_p_of_the_mean],
     "penalise_repetition": [penalty_on_the_unseen],
-    "draw": [draw_with_noise_of_the_wrong_kind, draw_with_a_seed_of_its_own],
-    "answer_logprobs": [logprobs_of_one_row_for_all],
+    "draw": [
+        draw_with_noise_of_the_wrong_kind,
+        draw_with_a_seed_of_its_own,
+        draw_in_place,
+    ],
+    "answer_logprobs": [logprobs_of_one_row_for_all, logprobs_in_place],
     "pass_at_k": [pass_with_replacement],
-    "beam_step": [beam_worst_first],
+    "beam_step": [beam_worst_first, beam_in_place],
 }
 
 _LAST = "the tensor has two dimensions: 1 is the last"

@@ -21,6 +21,16 @@ def top_k_breaks_ties(logits, k):
     return torch.full_like(logits, -torch.inf).scatter(-1, best.indices, best.values)
 
 
+def top_k_counts_a_tie_once(logits, k):
+    def least(row):
+        ranked = row.unique()
+        return ranked[-min(k, len(ranked))]
+
+    rows = logits.reshape(-1, logits.shape[-1])
+    bars = torch.stack([least(row) for row in rows]).reshape(*logits.shape[:-1], 1)
+    return logits.masked_fill(logits < bars, -torch.inf)
+
+
 def top_k_cuts_the_kth(logits, k):
     least = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
     return logits.masked_fill(logits <= least, -torch.inf)
@@ -189,6 +199,24 @@ def draw_keeps_a_dimension(logits, temperature, generator):
     return torch.multinomial(probs, 1, generator=generator)
 
 
+def draw_loses_the_dimension(logits, temperature, generator):
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = (logits / temperature).softmax(-1)
+    return torch.multinomial(probs, 1, generator=generator).squeeze()
+
+
+def draw_nearly_greedy(logits, temperature, generator):
+    return draw_with((logits / max(temperature, 1e-6)).softmax(-1), generator)
+
+
+def draw_starts_over(logits, temperature, generator):
+    if temperature == 0:
+        return logits.argmax(-1)
+    generator.manual_seed(generator.initial_seed())
+    return draw_with((logits / temperature).softmax(-1), generator)
+
+
 def draw_divides_by_zero(logits, temperature, generator):
     return draw_with((logits / temperature).softmax(-1), generator)
 
@@ -305,6 +333,13 @@ def beam_multiplies(scores, logprobs, n):
     return values, indices // V, indices % V
 
 
+def beam_counts_the_living(scores, logprobs, n):
+    alive = scores > -torch.inf
+    values, indices = parts((scores[alive, None] + logprobs[alive]).flatten(), n)
+    V = logprobs.shape[1]
+    return values, indices // V, indices % V
+
+
 def beam_adds_probabilities(scores, logprobs, n):
     values, indices = parts((scores[:, None].exp() + logprobs.exp()).flatten(), n)
     V = logprobs.shape[1]
@@ -322,6 +357,11 @@ MISTAKES = {
             top_k_breaks_ties,
             "tokens that tie with the k-th stay, all of them. Compare with the k-th "
             "largest logit instead of taking k indices.",
+        ),
+        Mistake(
+            top_k_counts_a_tie_once,
+            "equal logits count as one, so too many tokens stay. The k-th likeliest of "
+            "3, 3, 2 for k = 2 is the second 3.",
         ),
         Mistake(
             top_k_cuts_the_kth,
@@ -457,6 +497,21 @@ MISTAKES = {
             "the result is (B, 1). Return (B,), one integer a row.",
         ),
         Mistake(
+            draw_loses_the_dimension,
+            "`squeeze()` drops every dimension of size 1, so a batch of one row gives "
+            "a number without a shape. Drop the last one only.",
+        ),
+        Mistake(
+            draw_nearly_greedy,
+            "a tiny temperature in place of 0 still draws: it takes numbers from the "
+            "generator, and near ties stay random. Return the argmax.",
+        ),
+        Mistake(
+            draw_starts_over,
+            "the generator is set back to its seed at each call, so every token of a "
+            "text is drawn with the same number. Only pass it on.",
+        ),
+        Mistake(
             draw_divides_by_zero,
             "a temperature of 0 is a division by zero. Return the argmax for it.",
         ),
@@ -540,6 +595,11 @@ MISTAKES = {
         Mistake(
             beam_multiplies,
             "log-probabilities add; it is probabilities that multiply.",
+        ),
+        Mistake(
+            beam_counts_the_living,
+            "the dead beams were taken out first, so the parents are counted among "
+            "the living. A parent is a place in `scores`.",
         ),
         Mistake(
             beam_adds_probabilities,
