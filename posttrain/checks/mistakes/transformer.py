@@ -213,6 +213,20 @@ def initialise_uniform(model, L):
     fill(model, L, draw=uniform)
 
 
+def initialise_truncated(model, L):
+    def truncated(weight, std):
+        nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
+
+    fill(model, L, draw=truncated)
+
+
+def initialise_seeds_each_matrix(model, L):
+    def seeded(weight, std):
+        nn.init.normal_(weight, std=std, generator=torch.Generator().manual_seed(0))
+
+    fill(model, L, draw=seeded)
+
+
 # ---------------------------------------------------------------- parameter_count
 
 
@@ -254,11 +268,14 @@ class RightGPT2:
 
     causal, heads, last_norm, gelu = True, True, True, "tanh"
 
+    def layers(self):
+        names = {n.split(".")[1] for n in self.state if n.startswith("blocks.")}
+        return range(len(names))
+
     def __init__(self, tokens, state, H):
         self.state, self.H = state, H if self.heads else 1
         x = self.embed(tokens)
-        layers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
-        for i in range(len(layers)):
+        for i in self.layers():
             x = self.block(x, f"blocks.{i}.")
         if self.last_norm:
             x = self.norm(x, "norm")
@@ -290,6 +307,23 @@ class RightGPT2:
     def mlp(self, x, at):
         wide = F.gelu(self.linear(x, at + "up_proj"), approximate=self.gelu)
         return self.linear(wide, at + "down_proj")
+
+
+class LayersAsText(RightGPT2):
+    def layers(self):
+        return sorted({n.split(".")[1] for n in self.state if n.startswith("blocks.")})
+
+
+class LayersOfOneDigit(RightGPT2):
+    def layers(self):
+        digits = {n[len("blocks.")] for n in self.state if n.startswith("blocks.")}
+        return range(len(digits))
+
+
+class LayersAsTheyCome(RightGPT2):
+    def layers(self):
+        names = [n.split(".")[1] for n in self.state if n.startswith("blocks.")]
+        return dict.fromkeys(names)
 
 
 class NoMask(RightGPT2):
@@ -329,6 +363,18 @@ class WeightsNotTransposed(RightGPT2):
         w = self.state[name + ".weight"]
         y = x @ w if w.shape[0] == w.shape[1] else x @ w.T
         return y + self.state[name + ".bias"]
+
+
+def gpt_layers_as_text(tokens, state, H):
+    return LayersAsText(tokens, state, H).logits
+
+
+def gpt_layers_of_one_digit(tokens, state, H):
+    return LayersOfOneDigit(tokens, state, H).logits
+
+
+def gpt_layers_as_they_come(tokens, state, H):
+    return LayersAsTheyCome(tokens, state, H).logits
 
 
 def gpt_no_mask(tokens, state, H):
@@ -499,6 +545,16 @@ MISTAKES = {
             "the embeddings are drawn too, with deviation 0.02.",
         ),
         Mistake(initialise_uniform, "draw from a normal distribution."),
+        Mistake(
+            initialise_truncated,
+            "the tails are cut off. The weights are normal, not truncated: of 65,536 "
+            "numbers some 180 lie beyond three deviations.",
+        ),
+        Mistake(
+            initialise_seeds_each_matrix,
+            "the seed is set anew for every matrix, so all of them hold the same "
+            "numbers. Set no seed here.",
+        ),
     ),
     "parameter_count": (
         Mistake(
@@ -522,6 +578,20 @@ MISTAKES = {
         ),
     ),
     "gpt2_logits": (
+        Mistake(
+            gpt_layers_as_text,
+            'the layers are sorted as text, where "10" comes before "2". Count with '
+            "integers.",
+        ),
+        Mistake(
+            gpt_layers_of_one_digit,
+            "a layer's number may have two digits: split the name at its dots.",
+        ),
+        Mistake(
+            gpt_layers_as_they_come,
+            "a dict of tensors may hold its names in any order: run the layers as they "
+            "are numbered.",
+        ),
         Mistake(gpt_no_mask, "positions see the future: attention must be causal."),
         Mistake(gpt_one_head, "H is not used: cut the channels into H heads."),
         Mistake(gpt_no_last_norm, "the norm after the last block is missing."),
