@@ -287,6 +287,7 @@ def bytes_cases(rng, hidden):
     yield 1, 1, 1, 2, 2, None, 0
     yield 32, 2048, 8, 128, 2, None, 0  # Llama-3-8B
     yield 3, 5, 2, 4, 4, None, 0
+    yield 4, 10, 2, 8, 2, None, 3  # without a window, all layers keep all
     yield 4, 100, 2, 8, 2, 16, 1
     yield 4, 10, 2, 8, 2, 16, 1  # the text is shorter than the window
     yield 6, 64, 1, 16, 1, 8, 0  # no global layer

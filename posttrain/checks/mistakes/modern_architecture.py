@@ -49,6 +49,13 @@ def norm_in_half_precision(x, gain, eps):
     return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * gain
 
 
+def norm_always_in_float32(x, gain, eps):
+    wide = x.float()
+    return (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt() * gain).to(
+        x.dtype
+    )
+
+
 def norm_over_everything(x, gain, eps):
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     return (wide / (wide.square().mean() + eps).sqrt() * gain).to(x.dtype)
@@ -350,6 +357,13 @@ def bytes_of_empty_windows(layers, t, n_kv_heads, d_head, size, window, n_global
     return 2 * tokens * n_kv_heads * d_head * size
 
 
+def bytes_of_local_layers_only(layers, t, n_kv_heads, d_head, size, window, n_global):
+    kept = 0 if window is None else n_global
+    local = t if window is None else min(t, window)
+    tokens = kept * t + (layers - n_global) * local
+    return 2 * tokens * n_kv_heads * d_head * size
+
+
 def bytes_of_numbers(layers, t, n_kv_heads, d_head, size, window, n_global):
     return bytes_of(layers, t, n_kv_heads, d_head, 1, window, n_global)
 
@@ -378,6 +392,11 @@ MISTAKES = {
             norm_in_half_precision,
             "300 squared is more than float16 can hold, so the mean becomes inf and "
             "the output 0. Take the squares in float32 and convert the result back.",
+        ),
+        Mistake(
+            norm_always_in_float32,
+            "float64 loses half of its digits on the way through float32. Widen only "
+            "what is narrower.",
         ),
         Mistake(
             norm_over_everything,
@@ -546,6 +565,11 @@ MISTAKES = {
         Mistake(
             bytes_of_empty_windows,
             "a text shorter than the window has only its own tokens: min(t, window).",
+        ),
+        Mistake(
+            bytes_of_local_layers_only,
+            "without a window there are no local layers: all `layers` keep all tokens, "
+            "whatever `n_global` says.",
         ),
         Mistake(
             bytes_of_numbers, "that is the number of entries; each takes several bytes."
