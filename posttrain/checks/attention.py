@@ -57,6 +57,12 @@ def sdpa_cases(rng, hidden):
     yield draw(1, 4), draw(1, 4).expand(3, 4).clone(), draw(3, 2), None  # a tie
     yield draw(3, 4), draw(3, 4), draw(3, 4), torch.ones(3, 3).tril().bool()
     yield 200.0 * torch.eye(3, 4), 200.0 * torch.eye(3, 4), draw(3, 2), None  # huge
+    # all scores of the second row are far below 0; the largest of each row is masked
+    one = torch.tensor([[200.0, 0.0, 0.0, 0.0]])
+    keys = torch.cat([one, 0.99 * one, 1.1 * one, 0.1 * one])
+    seen = torch.tensor([[True, True, False, True], [True, True, True, False]])
+    yield torch.cat([one, -one]), keys, draw(4, 2), seen
+    yield draw(2, 3), draw(2, 3), draw(2, 2), None  # without a mask, all is seen
     yield draw(2, 2, 5, 4), draw(2, 2, 7, 4), draw(2, 2, 7, 3), mask(5, 7)
     batch_mask = torch.stack([mask(4, 6), mask(4, 6)])[:, None]  # (B, 1, T_q, T_k)
     yield draw(2, 3, 4, 8), draw(2, 3, 6, 8), draw(2, 3, 6, 8), batch_mask
@@ -207,7 +213,8 @@ def reference_multi_head(n_heads, state, x, context, mask, upstream):
 def cache_cases(rng, hidden):
     def case(b, h, chunks, room, d, dtype=torch.float32):
         shape = (b, h, sum(chunks) + 1, d)  # one token more than is ever accepted
-        q, k, v = (torch.randn(shape, generator=rng).to(dtype) for _ in range(3))
+        wide = torch.randn(3, *shape, generator=rng, dtype=torch.float64)
+        q, k, v = wide.to(dtype)
         return q, k, v, chunks, sum(chunks) + room
 
     yield case(1, 1, [1], 0, 2)
@@ -223,7 +230,7 @@ def cache_cases(rng, hidden):
 
 
 def drive_cache(answer, q, k, v, chunks, max_len):
-    """Feeds the chunks one after the other, then one more than fits."""
+    """Feeds the chunks, then one token more than fits, then one if there is room."""
     import torch
 
     b, h, _, d = q.shape
@@ -242,23 +249,28 @@ def drive_cache(answer, q, k, v, chunks, max_len):
         overflow = "no error"
     except ValueError:
         overflow = "ValueError"
+    length, room = cache.length, max_len > start
     return {
         "output": torch.cat(outputs, dim=2),
         "length after each step": lengths,
         "one step too many": overflow,
-        "length after that": cache.length,
+        "length after that": length,
+        "a token that fits": cache.step(*(x[:, :, -1:] for x in (q, k, v)))
+        if room
+        else None,
     }
 
 
 def reference_cache(q, k, v, chunks, max_len):
     total = sum(chunks)
-    q, k, v = (x[:, :, :total] for x in (q, k, v))
+    output = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     lengths = np.cumsum([0, *chunks]).tolist()
     return {
-        "output": F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        "output": output[:, :, :total],
         "length after each step": lengths,
         "one step too many": "ValueError",
         "length after that": total,
+        "a token that fits": output[:, :, total:] if max_len > total else None,
     }
 
 

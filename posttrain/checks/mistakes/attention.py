@@ -74,6 +74,40 @@ def sdpa_exp_overflows(q, k, v, mask=None):
     return weights / weights.sum(-1, keepdim=True) @ v
 
 
+def sdpa_one_largest_score(q, k, v, mask=None):
+    scores = scores_of(q, k, mask, q.shape[-1] ** -0.5)
+    weights = (scores - scores.max()).exp()
+    return weights / weights.sum(-1, keepdim=True) @ v
+
+
+def sdpa_largest_of_the_masked(q, k, v, mask=None):
+    scores = scores_of(q, k, None, q.shape[-1] ** -0.5)
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
+    weights = weights if mask is None else weights * mask
+    return weights / weights.sum(-1, keepdim=True) @ v
+
+
+def sdpa_clamps_scores(q, k, v, mask=None):
+    scores = scores_of(q, k, None, q.shape[-1] ** -0.5).clamp(-80, 80)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = scores.exp()
+    return weights / weights.sum(-1, keepdim=True) @ v
+
+
+def sdpa_masks_with_a_number(q, k, v, mask=None):
+    scores = scores_of(q, k, None, q.shape[-1] ** -0.5)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -1e4)
+    return scores.softmax(-1) @ v
+
+
+def sdpa_always_causal(q, k, v, mask=None):
+    if mask is None:
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    return scores_of(q, k, mask, q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
 # -------------------------------------------------- split_heads, merge_heads
 
 
@@ -232,6 +266,31 @@ class CacheKeepsReferences(RightCache):
         return torch.cat(self.keys, dim=2), torch.cat(self.values, dim=2)
 
 
+class CacheStoresWhatItRefuses(RightCache):
+    def step(self, q, k, v):
+        self.keys = torch.cat([self.keys[:, :, : self.stored], k], dim=2)
+        self.values = torch.cat([self.values[:, :, : self.stored], v], dim=2)
+        self.stored = self.keys.shape[2]
+        if self.length + k.shape[2] > self.max_len:
+            raise ValueError("the cache is full")
+        self.length += k.shape[2]
+        mask = self.mask(k.shape[2], self.stored)
+        return F.scaled_dot_product_attention(q, self.keys, self.values, mask)
+
+    stored = 0
+
+
+class CacheOfFloat32(RightCache):
+    def store(self, k, v, end):
+        self.keys, self.values = self.keys.float(), self.values.float()
+        k, v = super().store(k, v, end)
+        return k.to(self.dtype), v.to(self.dtype)
+
+    def __init__(self, batch, n_heads, max_len, d_head, dtype):
+        super().__init__(batch, n_heads, max_len, d_head, dtype)
+        self.dtype = dtype
+
+
 class CacheGrowsForEver(RightCache):
     def step(self, q, k, v):
         room = torch.zeros_like(k)
@@ -297,6 +356,31 @@ MISTAKES = {
             "exp of a large score overflows to inf, and inf / inf is NaN. Subtract the "
             "row's maximum first, or use torch.softmax.",
         ),
+        Mistake(
+            sdpa_one_largest_score,
+            "you subtract the largest of all scores, so a row whose own scores are far "
+            "below it underflows to 0 / 0. Take the maximum of each row.",
+        ),
+        Mistake(
+            sdpa_largest_of_the_masked,
+            "the maximum is one that is masked, and what may be seen underflows to 0 "
+            "beside it. Mask first, then take the maximum.",
+        ),
+        Mistake(
+            sdpa_clamps_scores,
+            "clamped scores are finite and wrong: two large ones become equal. "
+            "Subtract the row's maximum instead.",
+        ),
+        Mistake(
+            sdpa_masks_with_a_number,
+            "-10,000 is not small enough: real scores may lie below it, and then the "
+            "masked key wins. Fill with -inf.",
+        ),
+        Mistake(
+            sdpa_always_causal,
+            "without a mask every query sees every key. Causal is what the caller's "
+            "mask makes of it.",
+        ),
     ),
     "split_heads": (
         Mistake(
@@ -360,6 +444,15 @@ MISTAKES = {
         ),
     ),
     "KVCache": (
+        Mistake(
+            CacheStoresWhatItRefuses,
+            "the tokens that do not fit are stored before `step` raises, so the next "
+            "step sees them. Look at the room first.",
+        ),
+        Mistake(
+            CacheOfFloat32,
+            "the store is float32 whatever `dtype` says: float64 loses digits in it.",
+        ),
         Mistake(
             CacheOnlyNewTokens,
             "each step attends to the new tokens only. The queries must see all keys "
