@@ -75,6 +75,20 @@ def accumulate_divides_gradients(model, micros):
     return total / size
 
 
+def accumulate_in_float32(model, micros):
+    """The logits go to float32 before the softmax, as in mixed precision."""
+    size = sum(int((targets != -100).sum()) for _, targets in micros)
+    total = 0.0
+    for inputs, targets in micros:
+        logits = model(inputs).float().flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(
+            logits, targets.flatten(), reduction="sum"
+        )
+        (loss / size).backward()
+        total += loss.item()
+    return total / size
+
+
 def accumulate_weighs_by_rows(model, micros):
     total, rows = 0.0, sum(len(inputs) for inputs, _ in micros)
     for inputs, targets in micros:
@@ -168,6 +182,22 @@ class ScalerByTheSum:
         elif self.good % self.interval == 0:
             self.scale *= 2
         return finite
+
+
+class ScalerReplacesInTheList:
+    def __init__(self, scale, interval):
+        self.scale, self.interval, self.good = scale, interval, 0
+
+    def unscale(self, grads):
+        if not all(g.isfinite().all() for g in grads):
+            self.scale, self.good = self.scale / 2, 0
+            return False
+        for i, g in enumerate(grads):
+            grads[i] = g / self.scale
+        self.good += 1
+        if self.good == self.interval:
+            self.scale, self.good = self.scale * 2, 0
+        return True
 
 
 class ScalerShrinksAtOnce:
@@ -288,7 +318,11 @@ class LoopCountsTheStepAgain(LoopByDeepCopy):
 RIGHT = {
     "mfu": [mfu_by_parts],
     "indices": [indices_of_the_whole_epoch, indices_as_an_array],
-    "accumulate": [accumulate_by_log_softmax, accumulate_divides_gradients],
+    "accumulate": [
+        accumulate_by_log_softmax,
+        accumulate_divides_gradients,
+        accumulate_in_float32,
+    ],
     "update": [update_one_vector, update_by_pytorch],
     "LossScaler": [ScalerByCountdown, ScalerByTheSum],
     "save_atomically": [save_by_pathlib, save_by_tempfile],
@@ -300,7 +334,7 @@ WRONG = {
     "indices": [indices_from_the_back],
     "accumulate": [accumulate_weighs_by_rows],
     "update": [update_clips_by_value],
-    "LossScaler": [ScalerShrinksAtOnce],
+    "LossScaler": [ScalerShrinksAtOnce, ScalerReplacesInTheList],
     "save_atomically": [save_hashes_the_path],
     "Loop": [LoopCountsTheStepAgain],
 }

@@ -259,6 +259,18 @@ def update_returns_length_after(optimizer, factor, max_norm):
     return norm
 
 
+def update_divides_by_zero(optimizer, factor, max_norm):
+    set_rates(optimizer, factor)
+    norm = length(gradients(optimizer))
+    shrink = min(1.0, max_norm / norm)
+    for g in gradients(optimizer):
+        g.mul_(shrink)
+    if math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
 def update_stretches(optimizer, factor, max_norm):
     set_rates(optimizer, factor)
     norm = length(gradients(optimizer))
@@ -323,6 +335,21 @@ class ScalerNeverShrinks(RightScaler):
 class ScalerKeepsCounting(RightScaler):
     def overflow(self):
         self.scale /= 2
+
+
+class ScalerHasAFloor(RightScaler):
+    def overflow(self):
+        self.scale, self.good = max(self.scale / 2, 1.0), 0
+
+
+class ScalerOfWholeNumbers(RightScaler):
+    def overflow(self):
+        self.scale, self.good = self.scale // 2, 0
+
+
+class ScalerHasACeiling(RightScaler):
+    def grow(self):
+        self.scale, self.good = min(self.scale * 2, 2.0**24), 0
 
 
 class ScalerGrowsOnce(RightScaler):
@@ -629,6 +656,11 @@ MISTAKES = {
     ),
     "update": (
         Mistake(
+            update_divides_by_zero,
+            "gradients may all be zero, and then you divide by a length of 0. Divide "
+            "only where the length is above `max_norm`.",
+        ),
+        Mistake(
             update_factors_pile_up,
             "you multiply the rate of the step before, so factors pile up. The rate is "
             "factor * initial_lr.",
@@ -674,6 +706,18 @@ MISTAKES = {
         ),
     ),
     "LossScaler": (
+        Mistake(
+            ScalerHasAFloor,
+            "the scale stops at 1. Where gradients are large, it must go below.",
+        ),
+        Mistake(
+            ScalerOfWholeNumbers,
+            "half of 1 is 0.5: halve with `/`, a scale need not be a whole number.",
+        ),
+        Mistake(
+            ScalerHasACeiling,
+            "the scale has an upper limit. None was asked for: overflow is the limit.",
+        ),
         Mistake(
             ScalerMissesNan,
             "a NaN passes: inf - inf is one. Ask isfinite.",
