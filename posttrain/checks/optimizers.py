@@ -153,6 +153,7 @@ def names_cases(rng, hidden):
     yield ([("norm", "ln", False)],)
     yield ([("embedding", "emb", False), ("linear", "fc", False)],)
     yield ([("linear", "fc", True), ("norm", "ln", False)],)
+    yield ([("scalar", "s", False), ("linear", "fc", False)],)
     yield ([("norm", "a", False), ("conv", "b", False), ("bare", "c", False)],)
     kinds = ("linear", "norm", "embedding", "conv", "bare", "scalar")
     for _ in range(4 if hidden else 2):
@@ -276,6 +277,7 @@ def clip_cases(rng, hidden):
 
     yield [torch.tensor([3.0, 4.0], dtype=torch.float64)], 1.0
     yield [torch.tensor([0.3, 0.4], dtype=torch.float64)], 1.0  # short enough
+    yield [torch.tensor([3.0, 4.0], dtype=torch.float64)], 10.0  # and this one
     yield [torch.tensor([3.0], dtype=torch.float64), draw(1, size=0.01)], 0.5
     yield [draw(2), None, draw(2, 2)], 0.5
     yield [torch.zeros(2, dtype=torch.float64)], 1.0
@@ -355,6 +357,7 @@ def stopping_cases(rng, hidden):
     yield [2.0, 1.0, 1.5, 1.6], 2, 0.0
     yield [1.0, 1.0, 1.0], 2, 0.0  # no better is not better
     yield [3.0, 4.0, 2.0, 3.0, 1.0, 2.0], 2, 0.0  # better: count anew
+    yield [1.0, 2.0, 2.0, 2.0, 2.0], 2, 0.0  # no better after the first True
     yield (
         [1.0, 0.75, 0.5, 0.25, 0.0],
         2,

@@ -210,6 +210,14 @@ def clip_library_call(params, max_norm):
     return torch.nn.utils.clip_grad_norm_(params, max_norm)
 
 
+def clip_what_is_above_1(params, max_norm):
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = torch.stack([g.double().norm() for g in grads]).norm().item()
+    for g in grads if norm > 1 else ():
+        g.mul_(max_norm / norm)
+    return norm
+
+
 def clip_largest_number(params, max_norm):
     grads = [p.grad for p in params if p.grad is not None]
     norm = max(g.abs().max() for g in grads)
@@ -306,7 +314,11 @@ WRONG = {
     "decay_names": [names_of_linear_layers],
     "warmup_cosine": [cosine_as_a_line],
     "wsd": [wsd_cosine_tail],
-    "clip_grad_norm": [clip_library_call, clip_largest_number],
+    "clip_grad_norm": [
+        clip_library_call,
+        clip_largest_number,
+        clip_what_is_above_1,
+    ],
     "newton_schulz": [schulz_by_the_largest_singular_value],
     "EarlyStopping": [StoppingKeepsTheLastStep],
 }

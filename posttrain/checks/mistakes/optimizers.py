@@ -204,6 +204,12 @@ def names_matrices_only(model):
     return decay, [n for n, p in named if p.ndim != 2]
 
 
+def names_of_vectors(model):
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    decay = [n for n, p in named if p.ndim != 1]
+    return decay, [n for n, p in named if p.ndim == 1]
+
+
 def names_turned_round(model):
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     decay = [n for n, p in named if p.ndim < 2]
@@ -453,6 +459,18 @@ class StopsOneLate(RightStopping):
         return self.bad > self.patience
 
 
+class ForgetsAfterTrue(RightStopping):
+    def done(self):
+        stop = self.bad >= self.patience
+        self.bad = 0 if stop else self.bad
+        return stop
+
+
+class StopsOnce(RightStopping):
+    def done(self):
+        return self.bad == self.patience
+
+
 class EqualIsBetter(RightStopping):
     def better(self, value):
         return value <= self.best - self.min_delta
@@ -600,6 +618,10 @@ MISTAKES = {
             "a convolution's weight has three dimensions or more, and decays as well.",
         ),
         Mistake(
+            names_of_vectors,
+            "a single number has no dimension at all, which is fewer than two.",
+        ),
+        Mistake(
             names_turned_round,
             "the first list is what decays: two dimensions or more.",
         ),
@@ -739,6 +761,15 @@ MISTAKES = {
             StopsOneLate,
             "off by one: stop when the number of evaluations without a better one "
             "*reaches* patience.",
+        ),
+        Mistake(
+            ForgetsAfterTrue,
+            "the count starts anew after a True. Only a better value starts it anew.",
+        ),
+        Mistake(
+            StopsOnce,
+            "it says True once only. After `patience` evaluations *or more* it stays "
+            "True: compare with >=.",
         ),
         Mistake(
             EqualIsBetter,
