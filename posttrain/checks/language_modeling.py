@@ -155,7 +155,7 @@ def gradient_cases(rng, hidden):
     yield logits(3, 4), torch.tensor([3, 0, 1]), -100
     yield logits(3, 4), torch.tensor([3, -100, 1]), -100
     yield logits(2, 3), torch.tensor([-100, -100]), -100  # nothing counts
-    yield torch.tensor([[300.0, 0.0], [-300.0, 200.0]]), torch.tensor([0, 0]), -100
+    yield torch.tensor([[300.0, 0.0], [-300.0, -200.0]]), torch.tensor([0, 0]), -100
     yield logits(4, 3), torch.tensor([0, 2, 0, 1]), 0  # the padding token's own id
     yield logits(5, 3, dtype=torch.float64), torch.tensor([0, -1, 2, 1, -1]), -1
     for _ in range(4 if hidden else 1):
@@ -246,6 +246,8 @@ def interpolated_cases(rng, hidden):
     yield short, (0, 1), 2, 3, 1.0
     yield short, (2, 2), 1, 4, 1.0  # the context is new
     yield short, (0, 1), 3, 4, 0.25  # the token is new
+    longer = count_all([0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 0], 5)
+    yield longer, (0, 0, 1, 1), 1, 2, 0.5  # more than two tokens of context
     for _ in range(5 if hidden else 2):
         V = draw(rng, 2, 4)
         text = torch.randint(V, (draw(rng, 8, 30),), generator=rng).tolist()
@@ -288,8 +290,13 @@ def drive_sample(answer, probs, start, n, seed):
     import torch
 
     torch.manual_seed(seed)
-    drawn = answer(probs, start, n, torch.Generator().manual_seed(seed))
+    state, generator = torch.get_rng_state(), torch.Generator().manual_seed(seed)
+    drawn = answer(probs, start, n, generator)
     found = {"how many": len(drawn)}
+    if probs.max() < 1:
+        fresh = torch.Generator().manual_seed(seed).get_state()
+        found["the generator is used"] = not generator.get_state().equal(fresh)
+        found["no other generator is"] = torch.get_rng_state().equal(state)
     if n <= 100:
         again = answer(probs, start, n, torch.Generator().manual_seed(seed))
         found["the same again from the same generator"] = list(drawn) == list(again)
@@ -304,6 +311,8 @@ def drive_sample(answer, probs, start, n, seed):
 
 def reference_sample(probs, start, n, seed):
     due = {"how many": n}
+    if probs.max() < 1:
+        due |= {"the generator is used": True, "no other generator is": True}
     if n <= 100:
         due["the same again from the same generator"] = True
     if n > 100 or probs.max() == 1:

@@ -181,6 +181,16 @@ def gradient_overflows(logits, targets, ignore):
     return p / counted.sum().clamp(min=1)
 
 
+def gradient_one_largest_logit(logits, targets, ignore):
+    p = (logits - logits.max()).exp()
+    p = p / p.sum(dim=-1, keepdim=True)
+    counted = targets != ignore
+    rows = torch.arange(len(targets))
+    p[rows[counted], targets[counted]] -= 1.0
+    p[~counted] = 0.0
+    return p / counted.sum().clamp(min=1)
+
+
 def gradient_zero_by_zero(logits, targets, ignore):
     return _gradient(logits, targets, ignore, lambda c: c / c.sum())
 
@@ -271,6 +281,14 @@ def interpolated_without_uniform(counts, context, token, V, alpha):
     return p
 
 
+def interpolated_trigrams_at_most(counts, context, token, V, alpha):
+    p = 1 / V
+    for m in range(min(len(context), 2) + 1):
+        h = context[len(context) - m :]
+        p = (counts.get((*h, token), 0) + alpha * p) / (_total(counts, h) + alpha)
+    return p
+
+
 # -------------------------------------------------------------- sample_bigram
 
 
@@ -303,6 +321,16 @@ def sample_with_start(probs, start, n, generator):
 
 
 def sample_forgets_generator(probs, start, n, generator):
+    return _chain(probs, start, n, None, lambda p, last: p[last])
+
+
+def sample_with_a_copy(probs, start, n, generator):
+    own = torch.Generator().manual_seed(generator.initial_seed())
+    return _chain(probs, start, n, own, lambda p, last: p[last])
+
+
+def sample_seeds_everybody(probs, start, n, generator):
+    torch.manual_seed(generator.initial_seed())
     return _chain(probs, start, n, None, lambda p, last: p[last])
 
 
@@ -430,6 +458,11 @@ MISTAKES = {
             " is negative.",
         ),
         Mistake(
+            gradient_one_largest_logit,
+            "You subtract the largest of all logits, so a row far below it underflows"
+            " to 0 / 0. Take the maximum of each row.",
+        ),
+        Mistake(
             gradient_overflows,
             "exp(300) is inf in float32 and inf / inf is NaN. Subtract the largest"
             " logit of the row first.",
@@ -463,6 +496,10 @@ MISTAKES = {
     ),
     "interpolated_probability": (
         Mistake(
+            interpolated_trigrams_at_most,
+            "You stop at trigrams. The context may be longer: go up to all of it.",
+        ),
+        Mistake(
             interpolated_longest_only,
             "Each context falls back on the next shorter one. You go from the longest"
             " straight to 1 / V.",
@@ -488,6 +525,16 @@ MISTAKES = {
         ),
     ),
     "sample_bigram": (
+        Mistake(
+            sample_with_a_copy,
+            "The generator itself stays where it is, so the next call draws the same"
+            " text again. Pass it to `multinomial`.",
+        ),
+        Mistake(
+            sample_seeds_everybody,
+            "You seed PyTorch's global generator, and with it all who use it. Pass"
+            " `generator` to `multinomial`.",
+        ),
         Mistake(
             sample_argmax,
             "That is the likeliest follower each time, and soon a loop. Draw from the"
