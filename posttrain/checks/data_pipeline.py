@@ -197,6 +197,7 @@ def ngram_cases(rng, hidden):
     yield "bb bb bb bb bb cccc cccc", 1  # nor the longest
     yield "A b a B", 1
     yield "ab c a bc", 2
+    yield "né né abc", 1  # characters, not bytes
     yield "it is it is, it is.", 2
     yield "one two three one  two\nthree four", 3
     yield "a a a a", 2
@@ -320,6 +321,7 @@ def window_cases(rng, hidden):
     two = [shard([1, 2, 3], "uint16"), shard([4, 5], "uint16")]
     yield two, "uint16", [0, 1, 2], 3
     yield two, "uint16", [3], 2  # begins where a shard begins
+    yield [b"", *two], "uint16", [0, 3], 2  # the first shard is empty
     yield [two[0], b"", two[1], two[1]], "uint16", [1, 2, 0, 3], 4
     for _ in range(4 if hidden else 2):
         dtype = choose(rng, ["uint16", "uint32"])

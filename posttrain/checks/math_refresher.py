@@ -220,6 +220,7 @@ def numerical_gradient_cases(rng, hidden):
 
     yield "square", torch.tensor([3.0]).double()
     yield "square", torch.tensor(2.0).double()  # no dimension at all
+    yield "cubes", torch.tensor([0.0, 1.0]).double()  # at zero, too
     yield "product", torch.tensor([[1.0, 2.0], [3.0, 4.0]]).double()
     yield "sines", draw(3)
     yield "cubes", draw(2, 3)

@@ -59,6 +59,7 @@ def split_cases(rng, hidden):
         "²½ ٣٤٥٦",
         "Ⅻ",
         "a ½",
+        "I'd I'm I've can't he'S",
     ]
     edges += ["a-b", "a_b", " _x", "x == y;", "(a) ...", "$9", "\t\tif x:\n", "tail \n"]
     edges += [

@@ -227,6 +227,12 @@ def grams_of(text, n):
     return grams, sum(map(len, words))
 
 
+def ngram_of_bytes(text, n):
+    grams, _ = grams_of(text, n)
+    covered = [m * len("".join(gram).encode()) for gram, m in grams.items() if m > 1]
+    return max(covered, default=0) / max(1, len("".join(text.split()).encode()))
+
+
 def ngram_counts_single_ones(text, n):
     grams, total = grams_of(text, n)
     covered = [times * len("".join(gram)) for gram, times in grams.items()]
@@ -557,6 +563,10 @@ MISTAKES = {
         ),
     ),
     "top_ngram_share": (
+        Mistake(
+            ngram_of_bytes,
+            "Count characters, not bytes: a letter with an accent is one.",
+        ),
         Mistake(
             ngram_counts_single_ones,
             "an n-gram that occurs once repeats nothing: it does not count.",

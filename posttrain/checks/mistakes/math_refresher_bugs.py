@@ -52,6 +52,16 @@ def difference_all_at_once(f, x):
     return torch.full_like(x, (f(x + h) - f(x - h)) / (2 * h))
 
 
+def difference_relative_step(f, x):
+    gradient = torch.zeros_like(x)
+    for i in range(x.numel()):
+        step = torch.zeros_like(x)
+        step.view(-1)[i] = 1e-5 * x.view(-1)[i]
+        slope = (f(x + step) - f(x - step)) / (2 * step.view(-1)[i])
+        gradient.view(-1)[i] = slope
+    return gradient
+
+
 def difference_writes_into_x(f, x):
     gradient = torch.zeros_like(x)
     for i in range(x.numel()):
@@ -125,6 +135,11 @@ def pooled_over_the_whole_batch(y, mask, w_out, target):
 
 MISTAKES = {
     "numerical_gradient": (
+        Mistake(
+            difference_relative_step,
+            "a step that is a share of x is 0 where x is 0, and 0 / 0 is NaN. Take the "
+            "same step everywhere, or one that grows with max(1, |x|).",
+        ),
         Mistake(
             difference_forward,
             "a forward difference has an error of order h. The central one, "
