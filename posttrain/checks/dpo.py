@@ -12,6 +12,7 @@ gradient descent on a table of bigrams with its softmax derivative written out
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
@@ -89,10 +90,14 @@ def reference_sequence(logits, tokens, mask):
 # ------------------------------------------------------------- optimal_policy
 
 
+def distribution(rng, *shape, dtype=torch.float64):
+    """Probabilities along the last dimension, none close to 0."""
+    p = torch.rand(*shape, dtype=torch.float64, generator=rng) + 0.05
+    return (p / p.sum(-1, keepdim=True)).to(dtype)
+
+
 def policy_cases(rng, hidden):
-    def ref(*shape, dtype=torch.float64):
-        p = torch.rand(*shape, dtype=torch.float64, generator=rng) + 0.05
-        return (p / p.sum(-1, keepdim=True)).to(dtype)
+    ref = partial(distribution, rng)
 
     def rewards(*shape, scale=1.0, dtype=torch.float64):
         draw = torch.randn(*shape, dtype=torch.float64, generator=rng)
@@ -143,10 +148,7 @@ def reference_policy(ref, rewards, beta):
 
 
 def reward_cases(rng, hidden):
-    def draw(*shape, dtype=torch.float64):
-        p = torch.rand(*shape, dtype=torch.float64, generator=rng) + 0.05
-        return (p / p.sum(-1, keepdim=True)).to(dtype)
-
+    draw = partial(distribution, rng)
     yield torch.tensor([0.75, 0.25]), torch.tensor([0.25, 0.75]), 1.0
     yield (
         torch.tensor([0.5, 0.5]),
@@ -178,10 +180,7 @@ def reference_rewards(policy, ref, beta):
 
 
 def preference_cases(rng, hidden):
-    def draw(*shape, dtype=torch.float64):
-        p = torch.rand(*shape, dtype=torch.float64, generator=rng) + 0.05
-        return (p / p.sum(-1, keepdim=True)).to(dtype)
-
+    draw = partial(distribution, rng)
     even = torch.tensor([0.5, 0.5])
     yield torch.tensor([0.75, 0.25]), even, 1.0  # 3 to 1
     yield torch.tensor([0.9, 0.1]), torch.tensor([0.9, 0.1]), 0.3  # nothing moved

@@ -206,8 +206,13 @@ def bin_of(probabilities, bins):
     return (probabilities * bins).long().clamp(0, bins - 1)
 
 
-def error_over(probabilities, wins, bins, weigh, gap=torch.abs):
-    place, total = bin_of(probabilities, bins), 0.0
+def share(here):
+    return here.double().mean().item()
+
+
+def error_over(probabilities, wins, bins, weigh=share, gap=torch.abs, place=None):
+    place = bin_of(probabilities, bins) if place is None else place
+    total = 0.0
     for b in range(bins):
         here = place == b
         if here.any():
@@ -226,19 +231,11 @@ def calibration_over_filled_bins(probabilities, wins, bins):
 
 
 def calibration_signed(probabilities, wins, bins):
-    return error_over(
-        probabilities, wins, bins, lambda here: here.double().mean().item(), lambda x: x
-    )
+    return error_over(probabilities, wins, bins, gap=lambda x: x)
 
 
 def calibration_squared(probabilities, wins, bins):
-    return error_over(
-        probabilities,
-        wins,
-        bins,
-        lambda here: here.double().mean().item(),
-        torch.square,
-    )
+    return error_over(probabilities, wins, bins, gap=torch.square)
 
 
 def calibration_per_pair(probabilities, wins, bins):
@@ -262,44 +259,24 @@ def calibration_bin_middle(probabilities, wins, bins):
 
 
 def calibration_loses_one(probabilities, wins, bins):
-    place, total = (probabilities * bins).long(), 0.0
-    for b in range(bins):
-        here = place == b
-        if here.any():
-            gap = (probabilities[here].mean() - wins[here].mean()).abs()
-            total += here.double().mean().item() * gap.item()
-    return total
+    place = (probabilities * bins).long()
+    return error_over(probabilities, wins, bins, place=place)
 
 
 def calibration_upper_edges(probabilities, wins, bins):
-    place, total = (probabilities * bins).ceil().long().sub(1).clamp(min=0), 0.0
-    for b in range(bins):
-        here = place == b
-        if here.any():
-            gap = (probabilities[here].mean() - wins[here].mean()).abs()
-            total += here.double().mean().item() * gap.item()
-    return total
+    place = (probabilities * bins).ceil().long().sub(1).clamp(min=0)
+    return error_over(probabilities, wins, bins, place=place)
 
 
 def calibration_ties_dropped(probabilities, wins, bins):
     decided = wins != 0.5
     if not decided.any():
         return 0.0
-    return error_over(
-        probabilities[decided],
-        wins[decided],
-        bins,
-        lambda here: here.double().mean().item(),
-    )
+    return error_over(probabilities[decided], wins[decided], bins)
 
 
 def calibration_ties_lost(probabilities, wins, bins):
-    return error_over(
-        probabilities,
-        (wins > 0.5).double(),
-        bins,
-        lambda here: here.double().mean().item(),
-    )
+    return error_over(probabilities, (wins > 0.5).double(), bins)
 
 
 # ---------------------------------------------------------------- fit_strengths
