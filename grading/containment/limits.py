@@ -104,7 +104,7 @@ def filtered(pid: int) -> bool:
 
 
 def _processes() -> list[Process]:
-    pids = [int(name) for name in _listed("/proc") if name.isdigit()]
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     return [p for pid in pids if (p := _process(pid)) is not None]
 
 
