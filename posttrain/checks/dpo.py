@@ -2,11 +2,10 @@
 
 References: sums in float64 over single tokens (sequence_logprobs), a normalised product
 shifted by its largest exponent and the objective term by term (optimal_policy),
-logarithms in plain Python
-(rewards_from_policy), shares of strengths (preference), log1p of one exponential and
-its derivative in closed form (dpo_loss, dpo_gradient), a loop over pairs (ipo_loss),
-gradient descent on a table of bigrams with its softmax derivative written out
-(train_dpo).
+logarithms in plain Python (rewards_from_policy), shares of strengths (preference),
+log1p of one exponential and its derivative in closed form (dpo_loss, dpo_gradient), a
+loop over pairs (ipo_loss), gradient descent on a table of bigrams with its softmax
+derivative written out (train_dpo).
 """
 
 from __future__ import annotations
@@ -96,6 +95,15 @@ def distribution(rng, *shape, dtype=torch.float64):
     return (p / p.sum(-1, keepdim=True)).to(dtype)
 
 
+def two_policies(rng, hidden):
+    """A policy, its reference and beta: once in float32, then of random sizes."""
+    draw = partial(distribution, rng)
+    yield draw(2, 3, dtype=torch.float32), draw(2, 3, dtype=torch.float32), 0.5
+    for _ in range(4 if hidden else 1):
+        N, Y = sizes(rng, 2, 7, 2)
+        yield draw(N, Y), draw(N, Y), uniform(rng, 0.05, 3.0)
+
+
 def policy_cases(rng, hidden):
     ref = partial(distribution, rng)
 
@@ -158,10 +166,7 @@ def reward_cases(rng, hidden):
     yield torch.tensor([0.8, 0.2]), torch.tensor([0.5, 0.5]), 0.1
     yield draw(3), draw(3), 2.0
     yield draw(4, 4), draw(4, 4), 0.5
-    yield draw(2, 3, dtype=torch.float32), draw(2, 3, dtype=torch.float32), 0.5
-    for _ in range(4 if hidden else 1):
-        N, Y = sizes(rng, 2, 7, 2)
-        yield draw(N, Y), draw(N, Y), uniform(rng, 0.05, 3.0)
+    yield from two_policies(rng, hidden)
 
 
 def drive_rewards(answer, policy, ref, beta):
@@ -189,10 +194,7 @@ def preference_cases(rng, hidden):
     yield torch.tensor([1.0]), torch.tensor([1.0]), 1.0  # one reply, against itself
     yield draw(3, 3), draw(3, 3), 0.5  # a prompt a matrix
     yield draw(2, 3, 4), draw(2, 3, 4), 3.0
-    yield draw(2, 3, dtype=torch.float32), draw(2, 3, dtype=torch.float32), 0.5
-    for _ in range(4 if hidden else 1):
-        N, Y = sizes(rng, 2, 7, 2)
-        yield draw(N, Y), draw(N, Y), uniform(rng, 0.05, 3.0)
+    yield from two_policies(rng, hidden)
 
 
 def drive_preference(answer, policy, ref, beta):
