@@ -4,7 +4,9 @@
     python -m ci.graders [slug] --write    # also keeps the scores that the book shows
 
 The scores stand in `results/<slug>.grader.json`; without --write they must be what is
-measured now.
+measured now. Exercises are shared among processes, one a core. Each gets ready once:
+its warm process and its judge serve all exercises that it tests, and what starting them
+takes counts for none of them.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ci import mutants, times
 from grading import variants
-from grading.course import Course, environment
+from grading.course import Course, environment, exercises_of
 from posttrain.checks import judge
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +54,32 @@ def stored(slug: str) -> Path:
     return ROOT / "results" / f"{slug}.grader.json"
 
 
+class Tester:
+    """Tests graders one after the other, with one warm process and one judge."""
+
+    def __init__(self, folder: Path, slugs: Sequence[str]):
+        self.course = Course(ROOT, folder)
+        self.course.judge.start(slugs)
+        variants.graded(self.course, slugs[0], {})  # when it is, all are ready
+
+    def test(self, slug: str) -> tuple[dict, list[str]]:
+        """As `measure`; what it took is recorded."""
+        with times.timed("variants", slug):
+            return measure(self.course, slug)
+
+
+_tester: Tester  # of a process of the pool
+
+
+def _get_ready(folder: Path, slugs: Sequence[str]) -> None:
+    global _tester
+    _tester = Tester(folder / str(os.getpid()), slugs)
+
+
+def _test(slug: str) -> tuple[dict, list[str]]:
+    return _tester.test(slug)
+
+
 def main() -> int:
     # Our own answers may run unlocked on a host where no lock holds.
     os.environ.setdefault("POSTTRAIN_GRADING_UNSAFE", "1")
@@ -56,28 +87,39 @@ def main() -> int:
     parser.add_argument("slug", nargs="?", help="default: every exercise")
     parser.add_argument("--write", action="store_true", help="keep the scores")
     arguments = parser.parse_args()
-    course = Course(ROOT, ROOT / "build" / "graders")
-    if arguments.slug and arguments.slug not in course.exercises:
-        known = ", ".join(course.exercises)
-        print(f"no exercise {arguments.slug!r}; there are: {known}", file=sys.stderr)
+    known = exercises_of(ROOT)
+    if arguments.slug and arguments.slug not in known:
+        print(
+            f"no exercise {arguments.slug!r}; there are: {', '.join(known)}",
+            file=sys.stderr,
+        )
         return 2
+    slugs = [arguments.slug] if arguments.slug else known
     failed = 0
-    for slug in [arguments.slug] if arguments.slug else course.exercises:
-        with times.timed("variants", slug):
-            with environment(SEED):
-                scores, problems = measure(course, slug)
-            course.close()  # a process counts when it has ended
-        text = json.dumps(scores, indent=1) + "\n"
-        if arguments.write:
-            stored(slug).write_text(text)
-        elif not stored(slug).exists() or stored(slug).read_text() != text:
-            problems.append(
-                "results/ holds other scores than these; run "
-                f"`python -m ci.graders {slug} --write`, then `make format`"
-            )
-        failed += len(problems)
-        _print(slug, scores, problems)
+    with (
+        environment(SEED),
+        TemporaryDirectory(prefix="graders-") as folder,
+        ProcessPoolExecutor(
+            min(len(slugs), os.cpu_count()), None, _get_ready, (Path(folder), slugs)
+        ) as pool,
+    ):
+        for slug, found in zip(slugs, pool.map(_test, slugs), strict=True):
+            failed += _tell(slug, *found, arguments.write)
     return 1 if failed else 0
+
+
+def _tell(slug: str, scores: dict, problems: list[str], write: bool) -> int:
+    """Keeps the scores, or compares them with those kept; how much is wrong."""
+    text = json.dumps(scores, indent=1) + "\n"
+    if write:
+        stored(slug).write_text(text)
+    elif not stored(slug).exists() or stored(slug).read_text() != text:
+        problems.append(
+            "results/ holds other scores than these; run "
+            f"`python -m ci.graders {slug} --write`, then `make format`"
+        )
+    _print(slug, scores, problems)
+    return len(problems)
 
 
 def _print(slug: str, scores: dict, problems: list[str]) -> None:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from ci import syllabus
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,13 +46,13 @@ def record(stage: str, slug: str, cpu: float, wall: float, root: Path = ROOT) ->
 
 @contextlib.contextmanager
 def timed(stage: str, slug: str, root: Path = ROOT) -> Iterator[None]:
-    """Record what the block takes: this process and the children that end in it.
+    """Record what the block takes: this process and all below it, ended or alive.
 
     A block that raises is not recorded.
     """
-    cpu, wall = process_seconds(), time.monotonic()
+    cpu, wall = tree_seconds(), time.monotonic()
     yield
-    record(stage, slug, process_seconds() - cpu, time.monotonic() - wall, root)
+    record(stage, slug, tree_seconds() - cpu, time.monotonic() - wall, root)
 
 
 def confirm(stage: str, slug: str, root: Path = ROOT) -> None:
@@ -96,6 +98,15 @@ def process_seconds() -> float:
     """CPU seconds of this process so far, and of its children that have ended."""
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def tree_seconds() -> float:
+    """As `process_seconds`, and of the processes below this one that are alive."""
+    seconds = process_seconds()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seconds += sum(process.cpu_times()[:4])  # its own, its ended children's
+    return seconds
 
 
 def _path(stage: str, slug: str, root: Path) -> Path:

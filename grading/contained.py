@@ -40,6 +40,9 @@ PRELOAD = [
     "matplotlib.font_manager",  # reads its list of fonts, which takes a second to make
     "posttrain",
     "posttrain_kernels.lab",  # with triton, which takes a quarter of a second
+    "torch._dynamo",  # which fake tensors and checkpoints ask for: half a second
+    "triton.compiler.code_generator",
+    "numpy.random",
     "grading.contained",
     "grading.containment.warm",
 ]

@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 ANSWER_SECONDS = 120.0
@@ -137,9 +138,9 @@ def answer(question: dict) -> dict:
         known = ", ".join(tasks)
         raise ValueError(f"{slug!r} has no task {name!r}; its tasks are: {known}")
     task = tasks[name]
-    cases = judge.make_cases(slug, name, task, question["seed"], hidden)
+    cases, due, program = _prepared(slug, name, question["seed"], hidden)
     if question["ask"] == "program":
-        return {"code": attempt.program(task.drive, name, cases)}
+        return {"code": program}
     refused = forbid.used_in(question["source"], task.forbid)
     if refused:
         return _wrong(f"{name}: write it yourself, without {' and '.join(refused)}.")
@@ -149,11 +150,25 @@ def answer(question: dict) -> dict:
         return _wrong(f"{name}: {error}.")
     if len(outcomes) != len(cases):
         return _wrong(f"{name}: {len(outcomes)} outcomes came, due {len(cases)}.")
-    wrong = judge.verdict(name, task, cases, outcomes)
+    wrong = judge.verdict(name, task, cases, due, outcomes)
     if wrong:
         return {"right": False, **asdict(wrong)}
     kind = "hidden cases" if hidden else "cases"
     return {"right": True, "message": f"{name}: right on all {len(cases)} {kind}"}
+
+
+@lru_cache(maxsize=1024)
+def _prepared(slug: str, name: str, seed: int, hidden: bool) -> tuple:
+    """The cases of a task, what is due for them, and the code that tries an answer.
+
+    They are the same for each submission of a class.
+    """
+    from posttrain.checks import attempt, judge
+
+    task = judge.load_tasks(slug)[name]
+    cases = judge.make_cases(slug, name, task, seed, hidden)
+    program = attempt.program(task.drive, name, cases)
+    return cases, judge.due_outcomes(task, cases), program
 
 
 def _wrong(message: str) -> dict:
@@ -178,9 +193,9 @@ def warm_up(slugs: Sequence[str]) -> None:
     from posttrain.checks import attempt, judge
 
     for slug in slugs:
-        for name, task in judge.load_tasks(slug).items():
-            cases = judge.make_cases(slug, name, task, 0, False)
-            outcomes = attempt.to_text(judge.due_outcomes(task, cases))
+        for name in judge.load_tasks(slug):
+            _, due, _ = _prepared(slug, name, 0, False)
+            outcomes = attempt.to_text(due)
             question = {"slug": slug, "task": name, "seed": 0, "hidden": False}
             answer({**question, "ask": "program"})
             question |= {"ask": "verdict", "outcomes": outcomes, "source": ""}

@@ -22,6 +22,7 @@ import nbformat
 
 from grading.course import Course
 from grading.rebuild import rebuild
+from grading.record import Mark
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,21 @@ def collect(tasks: dict[str, Any], module: ModuleType) -> list[Variant]:
 
 def check(course: Course, slug: str, variants: Sequence[Variant]) -> list[str]:
     """Grades them all; what was judged otherwise than it ought to be, in words."""
-    release = course.exercise(slug).release
-    solution = _solution(course.root, slug)
     problems = []
     for row in rows(variants):
-        answers = {variant.task: variant.code for variant in row}
-        nb = rebuild(release, with_answers(solution, answers)).notebook
-        marks = {mark.task: mark for mark in course.run(slug, nb).marks}
         by_task = {variant.task: variant for variant in row}
-        for task, mark in marks.items():
+        answers = {task: variant.code for task, variant in by_task.items()}
+        for task, mark in graded(course, slug, answers).items():
             problems += _judge(task, mark, by_task.get(task))
     return problems
+
+
+def graded(course: Course, slug: str, answers: dict[str, str]) -> dict[str, Mark]:
+    """The marks, by task, of the solution with other code for some tasks."""
+    path = course.root / "solutions" / slug / f"{slug}.ipynb"
+    submission = with_answers(nbformat.read(path, as_version=4), answers)
+    nb = rebuild(course.exercise(slug).release, submission).notebook
+    return {mark.task: mark for mark in course.run(slug, nb).marks}
 
 
 def scores(variants: Sequence[Variant], problems: Sequence[str]) -> Scores:
@@ -153,10 +158,6 @@ def _outside_import(node: ast.stmt) -> bool:
     return isinstance(node, ast.Import)
 
 
-def _solution(root: Path, slug: str) -> nbformat.NotebookNode:
-    return nbformat.read(root / "solutions" / slug / f"{slug}.ipynb", as_version=4)
-
-
 def with_answers(solution: nbformat.NotebookNode, answers: dict[str, str]) -> dict:
     """The solution with other code for the tasks that `answers` names."""
     cells = []
@@ -167,7 +168,7 @@ def with_answers(solution: nbformat.NotebookNode, answers: dict[str, str]) -> di
     return {"cells": cells}
 
 
-def _judge(task: str, mark, variant: Variant | None) -> list[str]:
+def _judge(task: str, mark: Mark, variant: Variant | None) -> list[str]:
     got_all = mark.score == mark.max_score
     if variant is None:
         return [] if got_all else [f"{task}/solution: lost its marks"]

@@ -101,6 +101,9 @@ def _init(kernel: int) -> None:
         number = signal.sigwait(HEARD)
         if number == signal.SIGINT:
             _signal_group(kernel)
+        if number == signal.SIGTERM:
+            with suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)  # all but itself
         for pid, status in _buried():
             if pid == kernel:
                 os._exit(_exit_code(status))
@@ -123,6 +126,8 @@ def _watch(order: lock.Order, child: int, report: Connection) -> tuple[int, str 
             reason = f"more than {order.limits.wall_seconds} seconds"
         deserted = _deserted(report)
         if number == signal.SIGTERM or reason or deserted:
+            if order.rung == "namespaces":
+                _ask_to_end(child)
             _end(child)
             if deserted:
                 shutil.rmtree(order.run, ignore_errors=True)
@@ -146,6 +151,16 @@ def _interrupt(order: lock.Order, child: int) -> None:
 def _signal_group(leader: int) -> None:
     with suppress(ProcessLookupError):  # it has ended, or leads no group yet
         os.killpg(leader, signal.SIGINT)
+
+
+def _ask_to_end(init: int) -> None:
+    """Has process 1 end what it looks after, and waits for it for a moment.
+
+    If it is killed first, all the others go with it, but nobody waits for them, and the
+    CPU time that they took is lost.
+    """
+    _kill(init, signal.SIGTERM)
+    signal.sigtimedwait([signal.SIGCHLD], INTERVAL)
 
 
 def _end(child: int | None) -> None:

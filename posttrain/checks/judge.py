@@ -41,10 +41,13 @@ class Wrong:
 
 
 def verdict(
-    name: str, task: Task, cases: Sequence[tuple], outcomes: Sequence[Outcome]
+    name: str,
+    task: Task,
+    cases: Sequence[tuple],
+    due: Sequence[Outcome],
+    outcomes: Sequence[Outcome],
 ) -> Wrong | None:
     """None when every outcome is as due, else what is wrong."""
-    due = due_outcomes(task, cases)
     right = [i for i in range(len(cases)) if same(task, outcomes[i], due[i])]
     failing = [i for i in range(len(cases)) if i not in right]
     if not failing:
@@ -104,7 +107,7 @@ def grader(slug: str) -> Callable[..., None]:
             raise AssertionError(f"{name}: write it yourself, without {names}.")
         cases = make_cases(slug, name, task, _seed(hidden), hidden)
         outcomes = [attempt(task.drive, answer, case) for case in cases]
-        wrong = verdict(name, task, cases, outcomes)
+        wrong = verdict(name, task, cases, due_outcomes(task, cases), outcomes)
         if wrong:
             raise AssertionError(wrong.message)
         print(f"{name}: right on all {len(cases)} {'hidden ' * hidden}cases")

@@ -1,22 +1,34 @@
 """The tax on a base's own text: what is mixed, what is measured."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from posttrain.alignment import chat_sft_artifact
 from posttrain.alignment import grpo_tax as T
 from posttrain.alignment.chat_sft import Pool
 from posttrain.foundations.modern_architecture import GPT
 
 SMALL = T.Plan(
+    cold="tiny",
     characters=20_000,
     base_steps=20,
     base_batch=8,
-    sft_steps=20,
+    sft_steps=60,
     rounds=1,
     problems=8,
 )
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """A small model, and problems so easy that it is right now and then."""
+    easy = chat_sft_artifact.Difficulty(steps=1, most=9)
+    ci = chat_sft_artifact.PRESETS["ci"]
+    small = replace(ci, difficulty=easy, C=32, L=1, demonstrations=150, B=32, T=80)
+    monkeypatch.setitem(chat_sft_artifact.PRESETS, "tiny", small)
 
 
 def pool(first, n, B, seed=0):
@@ -41,7 +53,7 @@ def test_a_share_that_leaves_one_kind_out_is_refused(share):
 
 
 def test_the_held_out_text_is_not_read():
-    text = T.Text.load(SMALL, 112, seed=0, device="cpu")
+    text = T.Text.load(SMALL, 80, seed=0, device="cpu")
     read = {
         tuple(prompt + reply)
         for prompt, reply in zip(text.pool.prompts, text.pool.replies, strict=True)
@@ -56,8 +68,8 @@ def test_the_held_out_text_is_not_read():
 
 
 def test_nats_of_a_model_that_knows_nothing_are_the_logarithm_of_the_vocabulary():
-    text = T.Text.load(SMALL, 112, seed=0, device="cpu")
-    config = T.recipe_of("ci").config()
+    text = T.Text.load(SMALL, 80, seed=0, device="cpu")
+    config = T.recipe_of("tiny").config()
     model = GPT(config)
     torch.nn.init.zeros_(model.token.weight)  # tied: the read-out is 0 as well
     assert text.nats(model) == pytest.approx(math.log(config.V), rel=1e-5)
@@ -81,7 +93,7 @@ def test_the_stages_come_in_order():
 
 
 def test_a_stage_leaves_the_model_that_it_starts_from_alone():
-    recipe = T.recipe_of("ci")
+    recipe = T.recipe_of("tiny")
     start = GPT(recipe.config())
     before = [p.clone() for p in start.parameters()]
     shown = Pool.of(recipe.pairs()[:16], B=4)

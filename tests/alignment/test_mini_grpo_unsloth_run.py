@@ -8,24 +8,21 @@ import sys
 import pytest
 
 SCRIPT = """
-import json, sys
+import json, os, sys, traceback
 from dataclasses import replace
 from pathlib import Path
 
-folder, unsloth, runs = Path(sys.argv[1]), sys.argv[2] == "unsloth", sys.argv[3]
-if unsloth:
-    import unsloth as _
-import bitsandbytes
-from posttrain.alignment import mini_grpo_unsloth as lab
-from posttrain.alignment import mini_grpo_unsloth_exam as exams
-from posttrain.alignment.word_problems import Difficulty
+import bitsandbytes, datasets  # both ways need these, and Unsloth need not come first
 
-level = Difficulty(steps=2, most=9)
-small = replace(lab.PRESETS["ci"], held_out=16, exam_every=2, save_every=2)
+def run(lab, folder, by, name, **changes):
+    from posttrain.alignment import mini_grpo_unsloth_exam as exams
+    from posttrain.alignment.word_problems import Difficulty
 
-def run(name, **changes):
+    level = Difficulty(steps=2, most=9)
+    few = {"prompts": 8, "group": 4, "batch": 16, "max_new": 16, "held_out": 16}
+    small = replace(lab.PRESETS["ci"], **few, exam_every=2, save_every=2)
     settings = replace(small, **changes)
-    policy = lab.load_policy(settings, folder, unsloth)
+    policy = lab.load_policy(settings, folder, by == "unsloth")
     questions = exams.word_problem_questions(level, "test", 16)
     pool = exams.word_problem_questions(level, "train", 64)
     exam = exams.Exam(questions, None, settings.max_new)
@@ -35,7 +32,7 @@ def run(name, **changes):
     except ValueError as error:
         return {"refused": str(error)}
     modules = list(policy.model.modules())
-    learned = [p for p in policy.model.parameters() if p.requires_grad]
+    learned = [p.detach() for p in policy.model.parameters() if p.requires_grad]
     return {
         "by": policy.by,
         "log": log,
@@ -44,23 +41,64 @@ def run(name, **changes):
         "training": policy.model.training,
     }
 
-for line in json.loads(runs):
-    print("FOUND", json.dumps(run(**line)), flush=True)
+def run_all(by, folder, runs):
+    if by == "unsloth":
+        import unsloth
+    from posttrain.alignment import mini_grpo_unsloth as lab
+
+    for changes in runs:
+        print("FOUND", by, json.dumps(run(lab, folder, by, **changes)), flush=True)
+
+for by, runs in json.loads(sys.argv[2]).items():
+    if os.fork() == 0:
+        try:
+            run_all(by, Path(sys.argv[1]) / by, runs)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)
+    os.wait()
 """
+RUNS = {
+    "unsloth": {
+        "whole": {"name": "whole", "steps": 4},
+        "cut": {"name": "other", "steps": 2},
+        "resumed": {"name": "other", "steps": 4},
+        "refused": {"name": "other", "steps": 4, "lr": 1e-4},
+        "four_bit": {"name": "four", "steps": 2, "four_bit": True},
+        "unseen": {"name": "unseen", "steps": 4, "exam_every": 4},
+    },
+    "peft": {"whole": {"name": "whole", "steps": 4}},
+}
 
 
-def found(folder, by, *runs):
-    """What each run found, one after the other in one process."""
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each run found: those of Unsloth in one process, those of PEFT in another.
+
+    Both are forks of one that has imported what they share.
+    """
+    folder = tmp_path_factory.mktemp("lab")
+    asked = {by: list(runs.values()) for by, runs in RUNS.items()}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, folder, by, json.dumps(runs)],
+        [sys.executable, "-c", SCRIPT, folder, json.dumps(asked)],
         capture_output=True,
         text=True,
         cwd=folder,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
-    lines = [x for x in done.stdout.splitlines() if x.startswith("FOUND")]
-    assert len(lines) == len(runs), done.stdout[-2000:] + done.stderr[-3000:]
-    return [json.loads(line.removeprefix("FOUND")) for line in lines]
+    lines = [x.split(" ", 2) for x in done.stdout.splitlines() if x[:5] == "FOUND"]
+    told = done.stdout[-2000:] + done.stderr[-3000:]
+    result = {}
+    for by, runs in RUNS.items():
+        values = [json.loads(text) for _, who, text in lines if who == by]
+        assert len(values) == len(runs), told
+        result[by] = dict(zip(runs, values, strict=True))
+    return result
+
+
+@pytest.fixture(scope="module")
+def unsloth(found):
+    return found["unsloth"]
 
 
 def kept(run):
@@ -71,22 +109,6 @@ def kept(run):
         for row in run["log"]
         if "train_runtime" not in row
     ]
-
-
-@pytest.fixture(scope="module")
-def unsloth(tmp_path_factory):
-    names = ("whole", "cut", "resumed", "refused", "four_bit", "unseen")
-    runs = found(
-        tmp_path_factory.mktemp("unsloth"),
-        "unsloth",
-        {"name": "whole", "steps": 4},
-        {"name": "other", "steps": 2},
-        {"name": "other", "steps": 4},
-        {"name": "other", "steps": 4, "lr": 1e-4},
-        {"name": "four", "steps": 2, "four_bit": True},
-        {"name": "unseen", "steps": 4, "exam_every": 4},
-    )
-    return dict(zip(names, runs, strict=True))
 
 
 def test_the_log_holds_exams_and_every_reward(unsloth):
@@ -129,8 +151,8 @@ def test_four_bit_weights_learn_too(unsloth):
     assert [row["step"] for row in run["log"] if "reward" in row] == [1, 2]
 
 
-def test_unsloth_and_peft_learn_the_same_on_a_cpu(unsloth, tmp_path):
-    (peft,) = found(tmp_path, "peft", {"name": "whole", "steps": 4})
+def test_unsloth_and_peft_learn_the_same_on_a_cpu(found, unsloth):
+    peft = found["peft"]["whole"]
     assert (peft["by"], unsloth["whole"]["by"]) == ("peft", "unsloth")
     assert peft["total"] == pytest.approx(unsloth["whole"]["total"], rel=1e-4)
     ours, theirs = kept(peft), kept(unsloth["whole"])

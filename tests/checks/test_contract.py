@@ -1,6 +1,7 @@
 """The contract of graded tasks: every exercise is held to it."""
 
 import inspect
+from functools import lru_cache
 
 import pytest
 import torch
@@ -12,21 +13,27 @@ SLUGS = judge.exercises()
 TASKS = [(slug, name) for slug in SLUGS for name in judge.load_tasks(slug)]
 
 
-def outcomes(slug, name, answer, seed=0, hidden=False):
+@lru_cache(maxsize=4)
+def prepared(slug, name, seed, hidden):
     task = judge.load_tasks(slug)[name]
     cases = judge.make_cases(slug, name, task, seed, hidden)
-    return task, cases, [judge.attempt(task.drive, answer, c) for c in cases]
+    return task, cases, judge.due_outcomes(task, cases)
+
+
+def verdict(slug, name, answer, seed, hidden):
+    task, cases, due = prepared(slug, name, seed, hidden)
+    came = [judge.attempt(task.drive, answer, case) for case in cases]
+    return judge.verdict(name, task, cases, due, came)
 
 
 @pytest.mark.parametrize(("slug", "name"), TASKS)
 def test_every_mistake_is_refused_with_its_own_hint(slug, name):
     for hidden in (False, True):
         for mistake in judge.load_tasks(slug)[name].mistakes:
-            task, cases, came = outcomes(slug, name, mistake.answer, 3, hidden)
-            message = judge.verdict(name, task, cases, came)
-            assert message is not None, mistake.answer
-            assert message.hint == mistake.hint, mistake.answer
-            assert mistake.hint in message.message, mistake.answer
+            wrong = verdict(slug, name, mistake.answer, 3, hidden)
+            assert wrong is not None, mistake.answer
+            assert wrong.hint == mistake.hint, mistake.answer
+            assert mistake.hint in wrong.message, mistake.answer
 
 
 @pytest.mark.parametrize(("slug", "name"), TASKS)
@@ -35,8 +42,7 @@ def test_right_answers_are_accepted_whatever_the_seed(slug, name, root):
     right = variants.load(root / "solutions" / slug / "variants.py").RIGHT[name]
     for seed in range(20):
         for answer in right:
-            task, cases, came = outcomes(slug, name, answer, seed, True)
-            assert judge.verdict(name, task, cases, came) is None, (answer, seed)
+            assert verdict(slug, name, answer, seed, True) is None, (answer, seed)
 
 
 @pytest.mark.parametrize(("slug", "name"), TASKS)

@@ -70,6 +70,18 @@ def test_timed_counts_this_process_and_its_children(root):
     assert 0.6 <= times.cpu_seconds("chapter", "attention", root) < 2.0
 
 
+def test_timed_counts_children_that_go_on(root):
+    code = BURN + "\nprint(flush=True)\ntime.sleep(60)"
+    with times.timed("chapter", "attention", root):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        child.stdout.readline()
+    with child:
+        alive = times.tree_seconds()
+        child.kill()
+    assert 0.3 <= times.cpu_seconds("chapter", "attention", root) < 2.0
+    assert alive <= times.tree_seconds() < alive + 0.3  # counted once
+
+
 def test_timed_does_not_record_a_failure(root):
     with pytest.raises(KeyError), times.timed("chapter", "attention", root):
         raise KeyError

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from ci import times
 from grading import runner
 from grading.course import environment
 from grading.exercise import make
@@ -76,6 +77,25 @@ def test_a_known_mistake_is_recognised(course, solved):
     )
     assert mark == Mark("test_causal_mask", 0.0, 2.0, "mask_top_left", mark.hint, "")
     assert "Align the triangle to the bottom right" in mark.hint
+
+
+def test_processor_time_of_a_submission_is_counted(course, solved):
+    """That of a kernel, which is ended from outside."""
+    busy = "import time\nwhile time.process_time() < 1.0: pass"
+    before = times.tree_seconds()
+    run(course, replace(solved, "causal_mask", busy))
+    assert times.tree_seconds() - before >= 1.0
+
+
+def test_a_kernel_does_not_search_what_was_imported_before_it(course, solved):
+    said = "import gc\nprint(gc.get_freeze_count())"
+    notebook = run(course, replace(solved, "causal_mask", said)).notebook
+    (output,) = [
+        cell.outputs[0].text
+        for cell in notebook.cells
+        if cell.cell_type == "code" and cell.source == said
+    ]
+    assert int(output) > 100_000
 
 
 def test_an_endless_loop_is_told_as_a_time_limit(course, solved, monkeypatch):

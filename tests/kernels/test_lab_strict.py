@@ -1,8 +1,10 @@
 """A test of the tests: planted faults, each of which the strict mode must catch."""
 
+import contextlib
 import re
 import runpy
 import textwrap
+import weakref
 
 import pytest
 import torch
@@ -381,15 +383,38 @@ def test_programs_run_in_an_order_that_the_seed_chooses():
     assert sorted(runs[0]) == sorted(runs[2]) == list(range(20)) != runs[0]
 
 
+def language():
+    """All that interpreting a kernel changes for a while."""
+    return [dict(vars(place)) for place in (tl, tl.core, tl.math, tl.tensor, tl.dtype)]
+
+
+@pytest.mark.parametrize("kernel", [forgotten_kernel, no_mask_store_kernel])
+def test_a_launch_puts_the_language_back_however_it_ends(kernel):
+    before = language()
+    for _ in range(2):  # what is to be changed is found out the first time
+        with lab.strict(), contextlib.suppress(lab.OutOfBounds):
+            copy(kernel)
+        assert language() == before
+
+
+def test_a_block_keeps_no_tensor():
+    x = torch.ones(2, 3)
+    with lab.strict():
+        row_sum_kernel[(2,)](x, torch.empty(2), 3, 3, BLOCK=4)
+    kept = weakref.ref(x)
+    del x
+    assert kept() is None
+
+
 def test_the_modes_exclude_each_other_and_leave_nothing_behind():
-    before = {name: getattr(tl, name) for name in dir(tl)}
+    before = language()
     with lab.strict():
         assert lab.active() == "strict"
         copy(forgotten_kernel)
         with pytest.raises(RuntimeError, match="inside lab.strict"):
             lab.compiled().__enter__()
     assert lab.active() is None
-    assert before == {name: getattr(tl, name) for name in dir(tl)}
+    assert before == language()
     assert "interpreter_semantic" not in globals()
     with pytest.raises(ValueError, match="arch=12 is unknown; use one of 75, 80"):
         lab.compiled(arch=12).__enter__()

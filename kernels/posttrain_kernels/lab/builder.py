@@ -44,13 +44,19 @@ def _narrow(handle: TensorHandle) -> TensorHandle:
 
 
 class StrictBuilder(stock.InterpreterBuilder):
-    """The arithmetic and the memory of one launch, with all checks."""
+    """The arithmetic of the launches, and the memory of each, with all checks."""
 
-    def __init__(self, memory: Memory):
+    memory: Memory
+
+    def __init__(self):
         super().__init__()
-        self.memory = memory
         self.options = stock.InterpreterOptions(debug=True, sanitize_overflow=False)
         self.codegen_fns["min_dot_size"] = _min_dot_size
+
+    def begin(self, memory: Memory) -> "StrictBuilder":
+        """Get ready for the next launch; one builder serves all, one by one."""
+        self.memory = memory
+        return self
 
     @property
     def who(self) -> int:

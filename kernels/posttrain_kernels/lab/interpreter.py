@@ -59,12 +59,12 @@ class Traffic:
 class Interpreter:
     """Interprets every launch while it is installed, and notes it in `log`.
 
-    make_builder() gives the builder of one launch: it does the arithmetic and the
-    memory accesses. seed: the programs of a launch run in an order shuffled with it.
+    begin() gives the builder of one launch: it does the arithmetic and the memory
+    accesses. seed: the programs of a launch run in an order shuffled with it.
     """
 
-    def __init__(self, make_builder: Callable, seed: int):
-        self.make_builder = make_builder
+    def __init__(self, begin: Callable, seed: int):
+        self.begin = begin
         self.log: list[Traffic] = []
         self.order = random.Random(seed)
         self.rewritten: dict[Callable, Callable] = {}
@@ -93,7 +93,7 @@ class Interpreter:
             )
         given = {name: value for name, value in kwargs.items() if name in names}
         bound = inspect.getcallargs(kernel.fn, *args, **given)
-        builder = self.make_builder()
+        builder = self.begin()
         with _interpreting(builder):
             values = {p.name: _value(p, bound[p.name], builder) for p in kernel.params}
             size = grid(bound) if callable(grid) else tuple(grid)
@@ -178,20 +178,59 @@ class _Rewriter(stock.FunctionRewriter):
 @contextlib.contextmanager
 def _interpreting(builder) -> Iterator[None]:
     """The language computes with `builder` in this block."""
+    changes = _changes_for(builder)
+    before = [vars(place).get(name, _ABSENT) for place, name, _ in changes]
+    with _computing_with(builder):
+        try:
+            for place, name, value in changes:
+                setattr(place, name, value)
+            yield
+        finally:
+            for (place, name, _), was in zip(changes, before, strict=True):
+                if was is _ABSENT:
+                    delattr(place, name)
+                else:
+                    setattr(place, name, was)
+
+
+@contextlib.contextmanager
+def _computing_with(builder) -> Iterator[None]:
+    """What the stock interpreter looks up as it goes is `builder` in this block."""
     semantic, before = stock.interpreter_semantic, stock.interpreter_builder
-    with _restored(LANGUAGE), triton.knobs.runtime.scope(), np.errstate(all="ignore"):
+    with triton.knobs.runtime.scope(), np.errstate(all="ignore"):
         triton.knobs.runtime.interpret = True  # constexpr functions give plain numbers
         # What patches the language takes the builder from here in triton 3.6, and from
         # the semantic since then.
         stock.interpreter_builder = semantic.builder = builder
-        modules = {"tl": tl, "core": tl.core}
-        stock._patch_lang(types.SimpleNamespace(__globals__=modules))
-        tl.range = _range
-        builder.patch_language()
         try:
             yield
         finally:
             stock.interpreter_builder = semantic.builder = before
+
+
+_ABSENT = object()
+# For each builder, what it changes in the language: the place, the name, what it is
+# then. Found out once, for that takes as long as a small launch.
+_changes: weakref.WeakKeyDictionary[object, list[tuple[object, str, object]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _changes_for(builder) -> list[tuple[object, str, object]]:
+    if builder not in _changes:
+        before = [dict(vars(place)) for place in LANGUAGE]
+        with _restored(LANGUAGE), _computing_with(builder):
+            modules = {"tl": tl, "core": tl.core}
+            stock._patch_lang(types.SimpleNamespace(__globals__=modules))
+            tl.range = _range
+            builder.patch_language()
+            _changes[builder] = [
+                (place, name, value)
+                for place, was in zip(LANGUAGE, before, strict=True)
+                for name, value in vars(place).items()
+                if was.get(name, _ABSENT) is not value
+            ]
+    return _changes[builder]
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ class Memory:
         self.widest = max(self.widest, mask.size)
         real = np.zeros(addresses.shape, np.uint64)
         owners = addresses // SPAN
-        for owner in np.unique(owners[mask]).tolist():
+        for owner in sorted(set(owners[mask].tolist())):
             lanes = np.flatnonzero(mask & (owners == owner))
             offsets = addresses.reshape(-1)[lanes].astype(np.int64)
             offsets -= owner * SPAN + MIDDLE
@@ -157,14 +157,15 @@ def _check_bounds(space, kind, lanes, offsets, size) -> None:
 
 def _check_races(space, kind, lanes, units, who) -> None:
     writer, reader = space.writer[units], space.reader[units]
-    others = (ATOMIC,) if kind == "atomic" else ()
-    clash = ~np.isin(writer, (NOBODY, who, *others))
+    clash = (writer != NOBODY) & (writer != who)
+    if kind == "atomic":
+        clash &= writer != ATOMIC
     _raise_race(space, kind, lanes, units, who, clash, writer, "written")
     if kind == "load":
         shared = (reader != NOBODY) & (reader != who)
         space.reader[units] = np.where(shared, MANY, who)
         return
-    clash = ~np.isin(reader, (NOBODY, who))
+    clash = (reader != NOBODY) & (reader != who)
     _raise_race(space, kind, lanes, units, who, clash, reader, "read")
     space.writer[units] = ATOMIC if kind == "atomic" else who
 

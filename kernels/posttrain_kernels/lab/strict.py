@@ -11,6 +11,8 @@ from posttrain_kernels.lab.builder import StrictBuilder
 from posttrain_kernels.lab.interpreter import Interpreter, Traffic
 from posttrain_kernels.lab.memory import Memory
 
+_builder = StrictBuilder()
+
 
 @contextlib.contextmanager
 def strict(races: bool = True, seed: int = 0) -> Iterator[list[Traffic]]:
@@ -40,9 +42,12 @@ def strict(races: bool = True, seed: int = 0) -> Iterator[list[Traffic]]:
     operation of a program, so use small sizes. Not thread-safe: one block at a time.
     """
     with mode.entered("strict"), poisoned_memory():
-        interpreter = Interpreter(lambda: StrictBuilder(Memory(races)), seed)
+        interpreter = Interpreter(lambda: _builder.begin(Memory(races)), seed)
         with interpreter.installed():
-            yield interpreter.log
+            try:
+                yield interpreter.log
+            finally:
+                _builder.begin(Memory())  # to hold no tensors of the last launch
 
 
 @contextlib.contextmanager
