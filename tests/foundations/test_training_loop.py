@@ -24,7 +24,11 @@ TINY = [
 
 
 def run(out, *more):
-    return tl.main([*TINY, "--out", str(out), *more])
+    """The command line, with samples a tenth as long: they took half of the time."""
+    sample = Run.sample
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "sample", lambda run, text, n: sample(run, text, n // 10))
+        return tl.main([*TINY, "--out", str(out), *more])
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, undisturbed, unhurried):
     process.start()
     while not checkpoint.steps(tmp_path):
         assert process.is_alive()
-        time.sleep(0.002)
+        time.sleep(0.01)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -81,7 +85,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, undisturbed, unhurried):
 def test_an_interrupt_ends_between_two_steps(tmp_path, undisturbed, unhurried, capsys):
     def interrupt():
         while len(read_log(tmp_path)) < 3:
-            time.sleep(0.001)
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=interrupt).start()
