@@ -101,9 +101,9 @@ def _init(kernel: int) -> None:
         number = signal.sigwait(HEARD)
         if number == signal.SIGINT:
             _signal_group(kernel)
-        if number == signal.SIGTERM:
+        if number == signal.SIGTERM and os.getpid() == 1:
             with suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGKILL)  # all but itself
+                os.kill(-1, signal.SIGKILL)  # all in its namespace, but itself
         for pid, status in _buried():
             if pid == kernel:
                 os._exit(_exit_code(status))
