@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import types
+import zlib
 
 
 def run_kernel(arguments: list[str], hidden_modules: tuple[str, ...]) -> None:
@@ -14,6 +15,7 @@ def run_kernel(arguments: list[str], hidden_modules: tuple[str, ...]) -> None:
     `arguments` name the connection file; `hidden_modules` cannot be imported.
     """
     import numpy
+    from ipykernel import compiler
     from ipykernel.iostream import IOPubThread
     from ipykernel.kernelapp import IPKernelApp
 
@@ -24,6 +26,8 @@ def run_kernel(arguments: list[str], hidden_modules: tuple[str, ...]) -> None:
     tempfile.tempdir = None  # asked for outside, by what was preloaded
     # Prints of forked children come over tcp, which is refused; warns, else.
     IOPubThread._setup_pipe_in = lambda thread: setattr(thread, "_pipe_flag", False)
+    # Each cell is named by a hash of its text, and theirs is computed byte by byte.
+    compiler.murmur2_x86 = lambda text, seed: zlib.crc32(text.encode(), seed)
     numpy.random.seed()  # every fork would draw the same numbers
     sys.path[:] = [p for p in sys.path if p and os.access(p, os.R_OK)]
     sys.argv = ["ipykernel_launcher", *arguments]

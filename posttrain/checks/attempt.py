@@ -6,9 +6,11 @@ module and of `plain` is sent there (`program`), and only plain data comes back.
 
 from __future__ import annotations
 
+import base64
 import inspect
 import json
 import traceback
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,19 +66,24 @@ def program(drive: Callable, answer: str, cases: Sequence[tuple]) -> str:
     sources = inspect.getsource(plain), inspect.getsource(inspect.getmodule(attempt))
     own = sources[1].replace("from posttrain.checks import plain\n", "")
     request = [sources[0], own, inspect.getsource(drive), drive.__name__]
-    sent = json.dumps([*request, answer, plain.encode(list(cases))])
+    text = json.dumps([*request, answer, plain.encode(list(cases))])
+    # A kernel reads the text of a cell several times: the shorter the better.
+    sent = base64.b64encode(zlib.compress(text.encode())).decode()
     return f"{inspect.getsource(_try_all)}\n\n_try_all({sent!r}, globals())\n"
 
 
 def _try_all(sent, names):
     """Runs in the kernel, as text: everything it needs comes with the request."""
+    import base64
     import json
     import sys
     import types
+    import zlib
 
     from IPython.display import display
 
-    plain_source, attempt_source, drive_source, drive, answer, cases = json.loads(sent)
+    text = zlib.decompress(base64.b64decode(sent))
+    plain_source, attempt_source, drive_source, drive, answer, cases = json.loads(text)
     plain = types.ModuleType("posttrain_plain")
     exec(plain_source, plain.__dict__)
     here = types.ModuleType("posttrain_attempt")
