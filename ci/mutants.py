@@ -141,9 +141,10 @@ def mutants(task: str, source: str) -> Iterator[Mutant]:
 
 def trials(slug: str, name: str, task: Task) -> list[tuple[tuple, judge.Outcome]]:
     """The visible and the hidden cases of a task, each with what is due."""
-    cases = judge.make_cases(slug, name, task, 0, hidden=False)
-    cases += judge.make_cases(slug, name, task, HIDDEN_SEED, hidden=True)
-    return list(zip(cases, judge.due_outcomes(task, cases), strict=True))
+    visible = judge.Trial(slug, name, task, 0, hidden=False)
+    hidden = judge.Trial(slug, name, task, HIDDEN_SEED, hidden=True)
+    cases = visible.cases + hidden.cases
+    return list(zip(cases, visible.due + hidden.due, strict=True))
 
 
 def survives(

@@ -21,6 +21,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from posttrain.checks.judge import Trial
 
 ANSWER_SECONDS = 120.0
 LIMIT = 64 << 20  # bytes of one line, either way
@@ -138,7 +142,7 @@ def answer(question: dict) -> dict:
         known = ", ".join(tasks)
         raise ValueError(f"{slug!r} has no task {name!r}; its tasks are: {known}")
     task = tasks[name]
-    cases, due, program = _prepared(slug, name, question["seed"], hidden)
+    trial, program = _prepared(slug, name, question["seed"], hidden)
     if question["ask"] == "program":
         return {"code": program}
     refused = forbid.used_in(question["source"], task.forbid)
@@ -148,27 +152,24 @@ def answer(question: dict) -> dict:
         outcomes = attempt.from_text(question["outcomes"])
     except ValueError as error:
         return _wrong(f"{name}: {error}.")
-    if len(outcomes) != len(cases):
-        return _wrong(f"{name}: {len(outcomes)} outcomes came, due {len(cases)}.")
-    wrong = judge.verdict(name, task, cases, due, outcomes)
+    due = len(trial.cases)
+    if len(outcomes) != due:
+        return _wrong(f"{name}: {len(outcomes)} outcomes came, due {due}.")
+    wrong = judge.verdict(trial, outcomes)
     if wrong:
         return {"right": False, **asdict(wrong)}
     kind = "hidden cases" if hidden else "cases"
-    return {"right": True, "message": f"{name}: right on all {len(cases)} {kind}"}
+    return {"right": True, "message": f"{name}: right on all {due} {kind}"}
 
 
 @lru_cache(maxsize=1024)
-def _prepared(slug: str, name: str, seed: int, hidden: bool) -> tuple:
-    """The cases of a task, what is due for them, and the code that tries an answer.
-
-    They are the same for each submission of a class.
-    """
+def _prepared(slug: str, name: str, seed: int, hidden: bool) -> tuple[Trial, str]:
+    """A trial, and the code that tries an answer: the same for a whole class."""
     from posttrain.checks import attempt, judge
 
     task = judge.load_tasks(slug)[name]
-    cases = judge.make_cases(slug, name, task, seed, hidden)
-    program = attempt.program(task.drive, name, cases)
-    return cases, judge.due_outcomes(task, cases), program
+    trial = judge.Trial(slug, name, task, seed, hidden)
+    return trial, attempt.program(task.drive, name, trial.cases)
 
 
 def _wrong(message: str) -> dict:
@@ -194,8 +195,8 @@ def warm_up(slugs: Sequence[str]) -> None:
 
     for slug in slugs:
         for name in judge.load_tasks(slug):
-            _, due, _ = _prepared(slug, name, 0, False)
-            outcomes = attempt.to_text(due)
+            trial, _ = _prepared(slug, name, 0, False)
+            outcomes = attempt.to_text(trial.due)
             question = {"slug": slug, "task": name, "seed": 0, "hidden": False}
             answer({**question, "ask": "program"})
             question |= {"ask": "verdict", "outcomes": outcomes, "source": ""}

@@ -40,14 +40,45 @@ class Wrong:
     raised: str = ""
 
 
-def verdict(
-    name: str,
-    task: Task,
-    cases: Sequence[tuple],
-    due: Sequence[Outcome],
-    outcomes: Sequence[Outcome],
-) -> Wrong | None:
+class Trial:
+    """The cases of a task for a seed, what is due for each, what known mistakes give.
+
+    The reference is asked at once, the mistakes when a wrong answer is compared with
+    them: each once, however many answers are tried.
+    """
+
+    def __init__(self, slug: str, name: str, task: Task, seed: int, hidden: bool):
+        self.name, self.task = name, task
+        self.cases = make_cases(slug, name, task, seed, hidden)
+        self.due = [
+            Outcome(plain.copy(task.reference(*plain.copy(case))))
+            for case in self.cases
+        ]
+        self._given: dict[tuple[int, int], Outcome] = {}
+
+    def mistake(
+        self, outcomes: Sequence[Outcome], order: Sequence[int]
+    ) -> Mistake | None:
+        """The known mistake that the answer equals on every case, if there is one.
+
+        `order`: the cases to compare first.
+        """
+        for number, mistake in enumerate(self.task.mistakes):
+            if all(same(self.task, outcomes[i], self._of(number, i)) for i in order):
+                return mistake
+        return None
+
+    def _of(self, mistake: int, case: int) -> Outcome:
+        key = mistake, case
+        if key not in self._given:
+            answer = self.task.mistakes[mistake].answer
+            self._given[key] = attempt(self.task.drive, answer, self.cases[case])
+        return self._given[key]
+
+
+def verdict(trial: Trial, outcomes: Sequence[Outcome]) -> Wrong | None:
     """None when every outcome is as due, else what is wrong."""
+    name, task, cases, due = trial.name, trial.task, trial.cases, trial.due
     right = [i for i in range(len(cases)) if same(task, outcomes[i], due[i])]
     failing = [i for i in range(len(cases)) if i not in right]
     if not failing:
@@ -56,8 +87,7 @@ def verdict(
     smallest = failing[0]
     lines = [f"{name} is not right yet: {len(failing)} of {len(cases)} cases fail."]
     # Where the answer fails, other mistakes differ from it: those cases come first.
-    tried = [*failing, *right]
-    known = _mistake(task, [cases[i] for i in tried], [outcomes[i] for i in tried])
+    known = trial.mistake(outcomes, [*failing, *right])
     hint = known.hint if known else ""
     if hint:
         lines.append(f"Hint: {hint}")
@@ -65,11 +95,6 @@ def verdict(
     mistake = known.answer.__name__ if known else ""
     raised = outcomes[smallest].error[:80].encode("ascii", "backslashreplace").decode()
     return Wrong("\n".join(lines), mistake, hint, raised)
-
-
-def due_outcomes(task: Task, cases: Sequence[tuple]) -> list[Outcome]:
-    """What the reference gives for each case."""
-    return [Outcome(plain.copy(task.reference(*plain.copy(case)))) for case in cases]
 
 
 def same(task: Task, came: Outcome, due: Outcome) -> bool:
@@ -105,12 +130,11 @@ def grader(slug: str) -> Callable[..., None]:
         if refused:
             names = " and ".join(refused)
             raise AssertionError(f"{name}: write it yourself, without {names}.")
-        cases = make_cases(slug, name, task, _seed(hidden), hidden)
-        outcomes = [attempt(task.drive, answer, case) for case in cases]
-        wrong = verdict(name, task, cases, due_outcomes(task, cases), outcomes)
+        trial = Trial(slug, name, task, _seed(hidden), hidden)
+        wrong = verdict(trial, [attempt(task.drive, answer, c) for c in trial.cases])
         if wrong:
             raise AssertionError(wrong.message)
-        print(f"{name}: right on all {len(cases)} {'hidden ' * hidden}cases")
+        print(f"{name}: right on all {len(trial.cases)} {'hidden ' * hidden}cases")
 
     return check
 
@@ -142,17 +166,6 @@ def _seed(hidden: bool) -> int:
     if not text.isdecimal():
         raise ValueError(f"${SEED_VARIABLE} is {text!r}; set it to a whole number >= 0")
     return int(text)
-
-
-def _mistake(
-    task: Task, cases: Sequence[tuple], outcomes: Sequence[Outcome]
-) -> Mistake | None:
-    """The known mistake that the answer equals on every case, if there is one."""
-    for mistake in task.mistakes:
-        theirs = (attempt(task.drive, mistake.answer, case) for case in cases)
-        if all(same(task, o, t) for o, t in zip(outcomes, theirs, strict=True)):
-            return mistake
-    return None
 
 
 def _describe(task: Task, case: tuple, came: Outcome, due: Outcome) -> list[str]:

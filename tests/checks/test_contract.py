@@ -14,16 +14,15 @@ TASKS = [(slug, name) for slug in SLUGS for name in judge.load_tasks(slug)]
 
 
 @lru_cache(maxsize=4)
-def prepared(slug, name, seed, hidden):
-    task = judge.load_tasks(slug)[name]
-    cases = judge.make_cases(slug, name, task, seed, hidden)
-    return task, cases, judge.due_outcomes(task, cases)
+def trial(slug, name, seed, hidden):
+    return judge.Trial(slug, name, judge.load_tasks(slug)[name], seed, hidden)
 
 
 def verdict(slug, name, answer, seed, hidden):
-    task, cases, due = prepared(slug, name, seed, hidden)
-    came = [judge.attempt(task.drive, answer, case) for case in cases]
-    return judge.verdict(name, task, cases, due, came)
+    tried = trial(slug, name, seed, hidden)
+    drive = tried.task.drive
+    came = [judge.attempt(drive, answer, case) for case in tried.cases]
+    return judge.verdict(tried, came)
 
 
 @pytest.mark.parametrize(("slug", "name"), TASKS)
@@ -105,6 +104,20 @@ def test_a_right_answer_prints_one_line_and_returns_none(check, capsys):
 def test_a_known_mistake_earns_its_hint(check):
     with pytest.raises(AssertionError, match="Hint: you subtract"):
         check("add_one", lambda x: x - 1)
+
+
+def test_a_known_mistake_is_tried_once_however_many_answers_are_wrong():
+    tried = []
+
+    def subtract(x):
+        tried.append(x)
+        return x - 1
+
+    one = judge.Trial("toy", "f", toy(mistakes=(Mistake(subtract, "so"),)), 0, False)
+    for answer, hint in ((lambda x: x * 3, ""), (lambda x: x - 1, "so")) * 2:
+        came = [judge.attempt(one.task.drive, answer, case) for case in one.cases]
+        assert judge.verdict(one, came).hint == hint
+    assert len(tried) == len(one.cases)
 
 
 def test_any_other_wrong_answer_shows_the_smallest_case(check):
