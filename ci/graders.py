@@ -54,30 +54,19 @@ def stored(slug: str) -> Path:
     return ROOT / "results" / f"{slug}.grader.json"
 
 
-class Tester:
-    """Tests graders one after the other, with one warm process and one judge."""
-
-    def __init__(self, folder: Path, slugs: Sequence[str]):
-        self.course = Course(ROOT, folder)
-        self.course.judge.start(slugs)
-        variants.graded(self.course, slugs[0], {})  # when it is, all are ready
-
-    def test(self, slug: str) -> tuple[dict, list[str]]:
-        """As `measure`; what it took is recorded."""
-        with times.timed("variants", slug):
-            return measure(self.course, slug)
-
-
-_tester: Tester  # of a process of the pool
+_course: Course  # of each process of the pool
 
 
 def _get_ready(folder: Path, slugs: Sequence[str]) -> None:
-    global _tester
-    _tester = Tester(folder / str(os.getpid()), slugs)
+    global _course
+    _course = Course(ROOT, folder / str(os.getpid()))
+    _course.judge.start(slugs)
+    variants.graded(_course, slugs[0], {})  # when it is, all are ready
 
 
 def _test(slug: str) -> tuple[dict, list[str]]:
-    return _tester.test(slug)
+    with times.timed("variants", slug):
+        return measure(_course, slug)
 
 
 def main() -> int:
@@ -87,20 +76,18 @@ def main() -> int:
     parser.add_argument("slug", nargs="?", help="default: every exercise")
     parser.add_argument("--write", action="store_true", help="keep the scores")
     arguments = parser.parse_args()
-    known = exercises_of(ROOT)
-    if arguments.slug and arguments.slug not in known:
-        print(
-            f"no exercise {arguments.slug!r}; there are: {', '.join(known)}",
-            file=sys.stderr,
-        )
+    slugs = exercises_of(ROOT)
+    if arguments.slug and arguments.slug not in slugs:
+        known = ", ".join(slugs)
+        print(f"no exercise {arguments.slug!r}; there are: {known}", file=sys.stderr)
         return 2
-    slugs = [arguments.slug] if arguments.slug else known
-    failed = 0
+    slugs = [arguments.slug] if arguments.slug else slugs
+    workers, failed = min(len(slugs), os.cpu_count()), 0
     with (
         environment(SEED),
         TemporaryDirectory(prefix="graders-") as folder,
         ProcessPoolExecutor(
-            min(len(slugs), os.cpu_count()), None, _get_ready, (Path(folder), slugs)
+            workers, initializer=_get_ready, initargs=(Path(folder), slugs)
         ) as pool,
     ):
         for slug, found in zip(slugs, pool.map(_test, slugs), strict=True):

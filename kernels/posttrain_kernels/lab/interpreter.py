@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from triton.backends.nvidia.compiler import CUDAOptions
 from triton.runtime import interpreter as stock
-from triton.runtime.jit import JITFunction, mangle_type
+from triton.runtime.jit import JITFunction, get_jit_fn_file_line, mangle_type
 
 from posttrain_kernels.lab.violations import Violation
 
@@ -134,8 +134,7 @@ class Interpreter:
     def _rewrite(self, function: JITFunction) -> Callable:
         """The Python function behind a kernel, with assignments that make tensors."""
         if function.fn not in self.rewritten:
-            rewriter = _Rewriter(function.fn)
-            self.rewritten[function.fn] = rewriter.rewrite_ast()
+            self.rewritten[function.fn] = _Rewriter(function).rewrite_ast()
         return self.rewritten[function.fn]
 
 
@@ -157,6 +156,13 @@ _codes: weakref.WeakKeyDictionary[Callable, types.CodeType] = (
 
 class _Rewriter(stock.FunctionRewriter):
     """As the stock one, but it leaves the module of the kernel as it is."""
+
+    def __init__(self, kernel: JITFunction):
+        super().__init__(kernel.fn)
+        self.kernel = kernel
+
+    def _get_jit_fn_file_line(self):
+        return get_jit_fn_file_line(self.kernel)  # theirs makes the kernel once more
 
     def rewrite_ast(self) -> Callable:
         if self.fn in _codes:
