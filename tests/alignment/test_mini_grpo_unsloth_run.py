@@ -1,20 +1,32 @@
-"""The lab's runs, in processes of their own: Unsloth changes the libraries it meets."""
+"""The lab's runs: by PEFT here, by Unsloth in a process of its own.
+
+Unsloth changes the libraries that it meets, so this file is a program, too.
+"""
 
 import json
 import os
 import subprocess
 import sys
-
-import pytest
-
-SCRIPT = """
-import json, os, sys, traceback
 from dataclasses import replace
 from pathlib import Path
 
-import bitsandbytes, datasets  # both ways need these, and Unsloth need not come first
+import pytest
 
-def run(lab, folder, by, name, **changes):
+UNSLOTH = {
+    "whole": {"name": "whole", "steps": 4},
+    "cut": {"name": "other", "steps": 2},
+    "resumed": {"name": "other", "steps": 4},
+    "refused": {"name": "other", "steps": 4, "lr": 1e-4},
+    "four_bit": {"name": "four", "steps": 2, "four_bit": True},
+    "unseen": {"name": "unseen", "steps": 4, "exam_every": 4},
+}
+
+
+def run(by, folder, name, **changes):
+    """Trains a little; what is to be looked at, as plain values."""
+    import bitsandbytes
+
+    from posttrain.alignment import mini_grpo_unsloth as lab
     from posttrain.alignment import mini_grpo_unsloth_exam as exams
     from posttrain.alignment.word_problems import Difficulty
 
@@ -41,64 +53,22 @@ def run(lab, folder, by, name, **changes):
         "training": policy.model.training,
     }
 
-def run_all(by, folder, runs):
-    if by == "unsloth":
-        import unsloth
-    from posttrain.alignment import mini_grpo_unsloth as lab
-
-    for changes in runs:
-        print("FOUND", by, json.dumps(run(lab, folder, by, **changes)), flush=True)
-
-for by, runs in json.loads(sys.argv[2]).items():
-    if os.fork() == 0:
-        try:
-            run_all(by, Path(sys.argv[1]) / by, runs)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(0)
-    os.wait()
-"""
-RUNS = {
-    "unsloth": {
-        "whole": {"name": "whole", "steps": 4},
-        "cut": {"name": "other", "steps": 2},
-        "resumed": {"name": "other", "steps": 4},
-        "refused": {"name": "other", "steps": 4, "lr": 1e-4},
-        "four_bit": {"name": "four", "steps": 2, "four_bit": True},
-        "unseen": {"name": "unseen", "steps": 4, "exam_every": 4},
-    },
-    "peft": {"whole": {"name": "whole", "steps": 4}},
-}
-
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What each run found: those of Unsloth in one process, those of PEFT in another.
-
-    Both are forks of one that has imported what they share.
-    """
-    folder = tmp_path_factory.mktemp("lab")
-    asked = {by: list(runs.values()) for by, runs in RUNS.items()}
+def unsloth(tmp_path_factory):
+    """What each run of `UNSLOTH` found."""
+    folder = tmp_path_factory.mktemp("unsloth")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, folder, json.dumps(asked)],
+        [sys.executable, __file__, folder],
         capture_output=True,
         text=True,
         cwd=folder,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
-    lines = [x.split(" ", 2) for x in done.stdout.splitlines() if x[:5] == "FOUND"]
-    told = done.stdout[-2000:] + done.stderr[-3000:]
-    result = {}
-    for by, runs in RUNS.items():
-        values = [json.loads(text) for _, who, text in lines if who == by]
-        assert len(values) == len(runs), told
-        result[by] = dict(zip(runs, values, strict=True))
-    return result
-
-
-@pytest.fixture(scope="module")
-def unsloth(found):
-    return found["unsloth"]
+    lines = [x for x in done.stdout.splitlines() if x.startswith("FOUND")]
+    assert len(lines) == len(UNSLOTH), done.stdout[-2000:] + done.stderr[-3000:]
+    found = [json.loads(line.removeprefix("FOUND")) for line in lines]
+    return dict(zip(UNSLOTH, found, strict=True))
 
 
 def kept(run):
@@ -151,9 +121,25 @@ def test_four_bit_weights_learn_too(unsloth):
     assert [row["step"] for row in run["log"] if "reward" in row] == [1, 2]
 
 
-def test_unsloth_and_peft_learn_the_same_on_a_cpu(found, unsloth):
-    peft = found["peft"]["whole"]
+def test_unsloth_and_peft_learn_the_same_on_a_cpu(unsloth, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "unsloth" not in sys.modules
+    peft = run("peft", tmp_path, **UNSLOTH["whole"])
     assert (peft["by"], unsloth["whole"]["by"]) == ("peft", "unsloth")
     assert peft["total"] == pytest.approx(unsloth["whole"]["total"], rel=1e-4)
     ours, theirs = kept(peft), kept(unsloth["whole"])
     assert ours[1]["rewards/correct/mean"] == theirs[1]["rewards/correct/mean"]
+
+
+def main():
+    from posttrain.alignment.mini_grpo_unsloth import import_unsloth
+
+    imported, said = import_unsloth()
+    assert imported, said
+    for changes in UNSLOTH.values():
+        found = run("unsloth", Path(sys.argv[1]), **changes)
+        print("FOUND", json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
