@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from posttrain.checks.judge import Trial
+    from posttrain.checks import judge as checks
 
 ANSWER_SECONDS = 120.0
 LIMIT = 64 << 20  # bytes of one line, either way
@@ -163,7 +163,7 @@ def answer(question: dict) -> dict:
 
 
 @lru_cache(maxsize=1024)
-def _prepared(slug: str, name: str, seed: int, hidden: bool) -> tuple[Trial, str]:
+def _prepared(slug: str, name: str, seed: int, hidden: bool) -> tuple[checks.Trial, str]:
     """A trial, and the code that tries an answer: the same for a whole class."""
     from posttrain.checks import attempt, judge
 
