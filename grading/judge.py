@@ -163,7 +163,9 @@ def answer(question: dict) -> dict:
 
 
 @lru_cache(maxsize=1024)
-def _prepared(slug: str, name: str, seed: int, hidden: bool) -> tuple[checks.Trial, str]:
+def _prepared(
+    slug: str, name: str, seed: int, hidden: bool
+) -> tuple[checks.Trial, str]:
     """A trial, and the code that tries an answer: the same for a whole class."""
     from posttrain.checks import attempt, judge
 
