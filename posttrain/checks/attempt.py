@@ -66,24 +66,23 @@ def program(drive: Callable, answer: str, cases: Sequence[tuple]) -> str:
     sources = inspect.getsource(plain), inspect.getsource(inspect.getmodule(attempt))
     own = sources[1].replace("from posttrain.checks import plain\n", "")
     request = [sources[0], own, inspect.getsource(drive), drive.__name__]
-    text = json.dumps([*request, answer, plain.encode(list(cases))])
+    sent = json.dumps([*request, answer, plain.encode(list(cases))])
+    code = f"{inspect.getsource(_try_all)}\n\n_try_all({sent!r}, globals())\n"
     # A kernel reads the text of a cell several times: the shorter the better.
-    sent = base64.b64encode(zlib.compress(text.encode())).decode()
-    return f"{inspect.getsource(_try_all)}\n\n_try_all({sent!r}, globals())\n"
+    packed = base64.b64encode(zlib.compress(code.encode())).decode()
+    unpack = "__import__('zlib').decompress(__import__('base64').b64decode"
+    return f"exec({unpack}({packed!r})))"
 
 
 def _try_all(sent, names):
     """Runs in the kernel, as text: everything it needs comes with the request."""
-    import base64
     import json
     import sys
     import types
-    import zlib
 
     from IPython.display import display
 
-    text = zlib.decompress(base64.b64decode(sent))
-    plain_source, attempt_source, drive_source, drive, answer, cases = json.loads(text)
+    plain_source, attempt_source, drive_source, drive, answer, cases = json.loads(sent)
     plain = types.ModuleType("posttrain_plain")
     exec(plain_source, plain.__dict__)
     here = types.ModuleType("posttrain_attempt")
