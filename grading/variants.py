@@ -14,6 +14,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -132,13 +133,7 @@ def label(variant: Variant) -> str:
 
 def source_of(answer: Any) -> str:
     """The source of an answer with the imports and helpers of its module it needs."""
-    module = sys.modules[answer.__module__]
-    tree = ast.parse(inspect.getsource(module))
-    definitions = {
-        node.name: node
-        for node in tree.body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-    }
+    imports, definitions = _parts(sys.modules[answer.__module__])
     needed, queue = set(), [answer.__name__]
     while queue:
         name = queue.pop()
@@ -147,9 +142,17 @@ def source_of(answer: Any) -> str:
         needed.add(name)
         nodes = ast.walk(definitions[name])
         queue += [node.id for node in nodes if isinstance(node, ast.Name)]
-    imports = [node for node in tree.body if _outside_import(node)]
     parts = [*imports, *(d for name, d in definitions.items() if name in needed)]
     return "\n\n".join(ast.unparse(part) for part in parts)
+
+
+@lru_cache(maxsize=8)
+def _parts(module: ModuleType) -> tuple[list[ast.stmt], dict[str, ast.stmt]]:
+    """The imports of a module from outside, and its functions and classes by name."""
+    tree = ast.parse(inspect.getsource(module))
+    imports = [node for node in tree.body if _outside_import(node)]
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return imports, {n.name: n for n in tree.body if isinstance(n, kinds)}
 
 
 def _outside_import(node: ast.stmt) -> bool:
