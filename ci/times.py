@@ -80,16 +80,23 @@ def cpu_seconds(
 
 
 def table(rows: dict[str, dict[str, float | None]]) -> str:
-    """The table of `{slug: {stage: CPU seconds or None}}`, with means and budget."""
+    """The table of `{slug: {stage: CPU seconds or None}}`, with means and budget.
+
+    The last column is the sum of what is known of a topic.
+    """
+    rows = {slug: row | {"all": _sum(row)} for slug, row in rows.items()}
+    budget = BUDGET | {"all": sum(BUDGET.values())}
+    most = budget | MOST
     width = max(map(len, [*rows, "share of budget"]))
-    lines = [_line("CPU seconds", list(BUDGET), width)]
+    lines = [_line("CPU seconds", list(budget), width)]
     for slug, row in rows.items():
-        lines.append(_line(slug, [_cell(row[s], MOST[s]) for s in BUDGET], width))
+        lines.append(_line(slug, [_cell(row[s], most[s]) for s in budget], width))
     means = {stage: _mean([row[stage] for row in rows.values()]) for stage in BUDGET}
+    shown = means | {"all": _sum(means)}
     lines.append("-" * len(lines[0]))
-    lines.append(_line("mean", [_cell(means[s], BUDGET[s]) for s in BUDGET], width))
-    lines.append(_line("budget", [f"{BUDGET[s]:.0f}  " for s in BUDGET], width))
-    shares = [_share(means[s], BUDGET[s]) for s in BUDGET]
+    lines.append(_line("mean", [_cell(shown[s], budget[s]) for s in budget], width))
+    lines.append(_line("budget", [f"{budget[s]:.0f}  " for s in budget], width))
+    shares = [_share(shown[s], budget[s]) for s in budget]
     lines.append(_line("share of budget", shares, width))
     return "\n".join([*lines, "", _projection(means)])
 
@@ -125,6 +132,11 @@ def _measured(stage: str, slug: str, root: Path) -> Path | None:
         "tests": f"tests/*/test_{slug}.py",
     }
     return next(root.glob(patterns[stage]), None)
+
+
+def _sum(row: dict[str, float | None]) -> float | None:
+    known = [seconds for seconds in row.values() if seconds is not None]
+    return sum(known) if known else None
 
 
 def _mean(values: list[float | None]) -> float | None:

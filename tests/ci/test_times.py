@@ -98,17 +98,24 @@ ROWS = {
 def rows(text: str) -> dict[str, list[str]]:
     """{first words: the cells}, with the mark glued to its number."""
     lines = text.replace(" !", "!").replace(" %", "%").splitlines()
-    split = [line.split() for line in lines if len(line.split()) >= 6]
-    return {" ".join(words[:-5]): words[-5:] for words in split}
+    split = [line.split() for line in lines if len(line.split()) >= 7]
+    return {" ".join(words[:-6]): words[-6:] for words in split}
 
 
 def test_the_table_marks_what_is_above_the_budget_and_dashes_what_is_not_known():
     table = rows(times.table(ROWS))
-    assert table["attention"] == ["30.0", "9.0!", "-", "-", "5.0"]
-    assert table["rope"] == ["41.0!", "1.0", "-", "-", "-"]
-    assert table["mean"] == ["35.5!", "5.0", "-", "-", "5.0"]
-    assert table["budget"] == ["22", "8", "5", "15", "10"]
-    assert table["share of budget"] == ["161%", "62%", "-", "-", "50%"]
+    assert table["attention"] == ["30.0", "9.0!", "-", "-", "5.0", "44.0"]
+    assert table["rope"] == ["41.0!", "1.0", "-", "-", "-", "42.0"]
+    assert table["mean"] == ["35.5!", "5.0", "-", "-", "5.0", "45.5"]
+    assert table["budget"] == ["22", "8", "5", "15", "10", "60"]
+    assert table["share of budget"] == ["161%", "62%", "-", "-", "50%", "76%"]
+
+
+def test_a_topic_can_be_above_the_budget_that_keeps_to_each_stage_of_it():
+    row = {"chapter": 38.0, "nbval": 8.0, "solution": 5.0, "variants": 9.5}
+    assert rows(times.table({"rope": EMPTY | row}))["rope"] == [
+        *("38.0", "8.0", "5.0", "9.5", "-", "60.5!"),
+    ]
 
 
 def test_the_projection_says_what_it_guesses():
@@ -119,4 +126,4 @@ def test_the_projection_says_what_it_guesses():
 
 
 def test_a_table_of_no_topic_has_dashes_only():
-    assert rows(times.table({}))["mean"] == ["-"] * 5
+    assert rows(times.table({}))["mean"] == ["-"] * 6
