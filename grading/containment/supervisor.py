@@ -25,6 +25,7 @@ from grading.containment import limits, linux, lock
 
 INTERVAL = 0.1
 PAUSE = 0.002
+ASKED = 1.0  # seconds for process 1 to end the others
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 LOCKED = b"locked"
 REFUSED = 78
@@ -160,7 +161,7 @@ def _ask_to_end(init: int) -> None:
     CPU time that they took is lost.
     """
     _kill(init, signal.SIGTERM)
-    signal.sigtimedwait([signal.SIGCHLD], INTERVAL)
+    signal.sigtimedwait([signal.SIGCHLD], ASKED)
 
 
 def _end(child: int | None) -> None:
