@@ -12,7 +12,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -84,7 +84,7 @@ def table(rows: dict[str, dict[str, float | None]]) -> str:
 
     The last column is the sum of what is known of a topic.
     """
-    rows = {slug: row | {"all": _sum(row)} for slug, row in rows.items()}
+    rows = {slug: row | {"all": _sum(row.values())} for slug, row in rows.items()}
     budget = BUDGET | {"all": sum(BUDGET.values())}
     most = budget | MOST
     width = max(map(len, [*rows, "share of budget"]))
@@ -92,7 +92,7 @@ def table(rows: dict[str, dict[str, float | None]]) -> str:
     for slug, row in rows.items():
         lines.append(_line(slug, [_cell(row[s], most[s]) for s in budget], width))
     means = {stage: _mean([row[stage] for row in rows.values()]) for stage in BUDGET}
-    shown = means | {"all": _sum(means)}
+    shown = means | {"all": _sum(means.values())}
     lines.append("-" * len(lines[0]))
     lines.append(_line("mean", [_cell(shown[s], budget[s]) for s in budget], width))
     lines.append(_line("budget", [f"{budget[s]:.0f}  " for s in budget], width))
@@ -134,14 +134,18 @@ def _measured(stage: str, slug: str, root: Path) -> Path | None:
     return next(root.glob(patterns[stage]), None)
 
 
-def _sum(row: dict[str, float | None]) -> float | None:
-    known = [seconds for seconds in row.values() if seconds is not None]
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
     return sum(known) if known else None
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
     return sum(known) / len(known) if known else None
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _cell(value: float | None, most: float) -> str:

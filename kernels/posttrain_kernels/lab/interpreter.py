@@ -224,8 +224,7 @@ _changes: weakref.WeakKeyDictionary[object, list[tuple[object, str, object]]] = 
 
 def _changes_for(builder) -> list[tuple[object, str, object]]:
     if builder not in _changes:
-        before = [dict(vars(place)) for place in LANGUAGE]
-        with _restored(LANGUAGE), _computing_with(builder):
+        with _restored(LANGUAGE) as before, _computing_with(builder):
             modules = {"tl": tl, "core": tl.core}
             stock._patch_lang(types.SimpleNamespace(__globals__=modules))
             tl.range = _range
@@ -240,11 +239,11 @@ def _changes_for(builder) -> list[tuple[object, str, object]]:
 
 
 @contextlib.contextmanager
-def _restored(places) -> Iterator[None]:
-    """Put the attributes of modules and classes back as they were."""
+def _restored(places) -> Iterator[list[dict]]:
+    """Put the attributes of modules and classes back as they were; what they were."""
     saved = [dict(vars(place)) for place in places]
     try:
-        yield
+        yield saved
     finally:
         for place, before in zip(places, saved, strict=True):
             for name in vars(place).keys() - before.keys():
